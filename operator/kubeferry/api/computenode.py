@@ -1,0 +1,95 @@
+"""ComputeNode: a hypervisor as its agent tells it (Nova's compute_nodes)."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kubeferry.api.domain import Architecture
+from kubeferry.api.meta import Condition, Meta
+from kubeferry.api.model import Bytes, Int, Uid, model
+from kubeferry.api.role import Role, RunState
+
+
+@model
+class Hypervisor:
+    """The hypervisor of a node."""
+
+    type: Annotated[str, Field(max_length=32, description="Domain type: kvm or qemu.")]
+    version: Annotated[str, Field(max_length=64, description="Version of QEMU.")]
+
+
+@model
+class MachineType:
+    """A machine type that the hypervisor offers."""
+
+    name: Annotated[str, Field(max_length=64, description="Its name.")]
+    canonical: Annotated[str | None, Field(max_length=64, description="What the name stands for, if it is an alias.")] = None
+
+
+@model
+class NodeCpu:
+    """The node's processors."""
+
+    count: Annotated[Int, Field(ge=1, description="Number of logical CPUs.")]
+    model: Annotated[str, Field(max_length=128, description="Model, as libvirt tells it.")]
+
+
+@model
+class InstancesPath:
+    """The file system that holds the disks."""
+
+    path: Annotated[str, Field(max_length=1024, description="Where the instances lie.")]
+    total: Annotated[Bytes, Field(description="Bytes in all.")]
+    free: Annotated[Bytes, Field(description="Bytes free.")]
+    filesystem_id: Annotated[str, Field(max_length=64, description="Identifies the file system on this host.")]
+
+
+@model
+class InventoryItem:
+    """A copy of a VM that this host's journal tells of."""
+
+    uid: Annotated[Uid, Field(description="The VM's uid.")]
+    state: Annotated[RunState, Field(description="Whether the hypervisor was seen to run it.")]
+    role: Annotated[Role, Field(description="The copy's role.")]
+    epoch: Annotated[Int, Field(ge=1, description="The journal's epoch.")]
+    epoch_id: Annotated[Uid, Field(description="Id of that epoch.")]
+
+
+@model
+class ComputeNodeStatus:
+    """What the node's agent tells."""
+
+    host_id: Annotated[Uid, Field(description="Identity of the host, made once beside its journals.")]
+    boot_id: Annotated[Uid, Field(description="Identity of this boot of the host.")]
+    protocol_version: Annotated[Int, Field(ge=1, description="Protocol that the agent speaks.")]
+    agent_version: Annotated[str, Field(max_length=64, description="Version of the agent.")]
+    hypervisor: Annotated[Hypervisor | None, Field(description="The hypervisor.")] = None
+    architecture: Annotated[Architecture | None, Field(description="CPU architecture.")] = None
+    machine_types: Annotated[tuple[MachineType, ...], Field(max_length=256, description="Machine types on offer.")] = ()
+    cpu: Annotated[NodeCpu | None, Field(description="Processors.")] = None
+    memory: Annotated[Bytes | None, Field(description="Memory in bytes.")] = None
+    instances: Annotated[InstancesPath | None, Field(description="The file system that holds the disks.")] = None
+    inventory: Annotated[
+        tuple[InventoryItem, ...],
+        Field(
+            max_length=1024,
+            description="Every copy that the host's journals tell of.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
+        ),
+    ] = ()
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=32,
+            description="Aspects of the state.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
+
+
+@model
+class ComputeNode:
+    """A hypervisor."""
+
+    metadata: Meta
+    status: ComputeNodeStatus | None = None

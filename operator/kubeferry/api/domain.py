@@ -1,0 +1,79 @@
+"""What a VM runs with: all that an agent needs to make its disks and to render libvirt's domain XML."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from kubeferry.api.model import Bytes, HostFile, Int, Label, Uid, model
+
+
+class Architecture(StrEnum):
+    """CPU architecture of a node and its guests, as Go and Kubernetes name it."""
+
+    AMD64 = "amd64"
+
+
+class DiskFormat(StrEnum):
+    """Image format of a disk. Always explicit: probing lets a guest choose which host files are read."""
+
+    RAW = "raw"
+
+
+class DiskBus(StrEnum):
+    """How the guest sees the disk."""
+
+    VIRTIO = "virtio"
+
+
+@model
+class KernelBoot:
+    """Direct boot of a kernel that lies on the node; it is copied beside the disks at creation."""
+
+    kernel_path: Annotated[HostFile, Field(description="Absolute path of the kernel on the node, below the agent's allow-list.")]
+    initrd_path: Annotated[
+        HostFile | None, Field(description="Absolute path of the initial ramdisk on the node, below the agent's allow-list.")
+    ] = None
+    kernel_args: Annotated[str, Field(max_length=2048, description="The kernel's command line.")] = ""
+
+
+@model
+class HostPath:
+    """A disk image that lies on the node; it is copied, never used in place."""
+
+    path: Annotated[HostFile, Field(description="Absolute path of the image on the node, below the agent's allow-list.")]
+
+
+@model
+class DiskSource:
+    """Where a new disk's content comes from; exactly one is set."""
+
+    host_path: Annotated[HostPath | None, Field(description="A copy of an image on the node.")] = None
+
+
+@model
+class DomainDisk:
+    """One disk of a VM."""
+
+    name: Annotated[Label, Field(description="The volume's name; its image is NAME.FORMAT in the instance directory.")]
+    format: Annotated[DiskFormat, Field(description="Image format.")]
+    capacity: Annotated[Bytes, Field(gt=0, description="Size that the guest sees, in bytes.")]
+    bus: Annotated[DiskBus, Field(description="How the guest sees the disk.")] = DiskBus.VIRTIO
+    boot_order: Annotated[Int | None, Field(ge=1, le=64, description="Place in the order of boot devices.")] = None
+    source: Annotated[DiskSource, Field(description="Where its content came from at creation.")]
+
+
+@model
+class Domain:
+    """What a VM runs with (libvirt's domain). The agent renders XML from this alone, so a move changes no hardware."""
+
+    uuid: Annotated[Uid, Field(description="The VM's uid; the domain's uuid, stable for life.")]
+    name: Annotated[
+        str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9._-]+$", description="The domain's name, for people at the node.")
+    ]
+    architecture: Annotated[Architecture, Field(description="CPU architecture.")]
+    machine_type: Annotated[str, Field(min_length=1, max_length=64, description="Canonical machine type (pc-q35-7.2, never q35).")]
+    cpu_cores: Annotated[Int, Field(ge=1, le=512, description="Virtual CPUs.")]
+    memory: Annotated[Bytes, Field(gt=0, description="Guest memory in bytes.")]
+    kernel_boot: Annotated[KernelBoot, Field(description="Direct kernel boot.")]
+    disks: Annotated[tuple[DomainDisk, ...], Field(min_length=1, max_length=16, description="Disks in the order the guest sees them.")]

@@ -1,0 +1,89 @@
+"""What every model of the API is made of.
+
+A model is a frozen, slotted pydantic dataclass. It is three things at once, so that they cannot drift apart: the source
+of the CRD's schema (`hack/generate.py`), the parser of what the API server sends, and the value that `core` computes with.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, WithJsonSchema
+from pydantic.alias_generators import to_camel
+from pydantic.dataclasses import dataclass
+
+from kubeferry.api.quantity import QUANTITY_PATTERN, parse_quantity
+
+T = TypeVar("T")
+
+_CONFIG = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+def model(cls: type[T]) -> type[T]:
+    """Make `cls` a model: frozen, slotted, keyword-only, its JSON names in lowerCamelCase."""
+    made: Any = dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)(cls)
+    return cast(type[T], made)
+
+
+_adapter = cast(Callable[[Any], TypeAdapter[Any]], cache(TypeAdapter))
+
+
+def load(kind: type[T], body: Mapping[str, Any] | str | bytes) -> T:
+    """Parse what the API server or a journal holds; unknown fields are left out.
+
+    Args:
+        kind: a model.
+        body: a decoded object, or JSON text.
+
+    Raises:
+        pydantic.ValidationError: a field is missing or out of its bounds; the message names it.
+    """
+    adapter = _adapter(kind)
+    value: T = adapter.validate_json(body) if isinstance(body, str | bytes) else adapter.validate_python(body)
+    return value
+
+
+def dump(value: object) -> dict[str, Any]:
+    """The JSON object of a model as the API server takes it; fields without a value are left out."""
+    body: dict[str, Any] = _adapter(type(value)).dump_python(value, mode="json", by_alias=True, exclude_none=True)
+    return body
+
+
+def schema(kind: type) -> dict[str, Any]:
+    """The JSON schema of a model, with `$defs`."""
+    return _adapter(kind).json_schema(by_alias=True)
+
+
+def _rfc3339(time: AwareDatetime) -> str:
+    return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339), WithJsonSchema({"type": "string", "format": "date-time", "maxLength": 40})]
+"""A moment, RFC 3339, in UTC."""
+
+
+def _int_or_string(schema: dict[str, Any]) -> None:
+    del schema["type"]
+    schema |= {
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "x-kubernetes-int-or-string": True,
+        "maxLength": 32,
+        "pattern": QUANTITY_PATTERN,
+    }
+
+
+Bytes = Annotated[int, BeforeValidator(parse_quantity), Field(ge=0, json_schema_extra=_int_or_string)]
+"""A number of whole bytes, written as a quantity (`10Gi`)."""
+
+Int = Annotated[int, Field(json_schema_extra={"format": "int64"})]
+Uid = Annotated[str, Field(max_length=64, pattern=r"^[0-9A-Za-z-]+$")]
+"""The uid of an object, a host, a boot or an epoch: it becomes a file name, so nothing but letters, digits and dashes."""
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+Label = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+"""An RFC 1123 label: it becomes a file name, too."""
+Reason = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+Message = Annotated[str, Field(max_length=4096)]
+HostFile = Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/")]
+"""An absolute path on a hypervisor."""

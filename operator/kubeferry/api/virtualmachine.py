@@ -1,0 +1,221 @@
+"""VirtualMachine: KubeVirt's shape for the subset that kubeferry runs."""
+
+import dataclasses
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from kubeferry.api.domain import Architecture, DiskBus, DiskFormat, KernelBoot
+from kubeferry.api.meta import Condition, Meta
+from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, model
+
+
+class RunStrategy(StrEnum):
+    """Whether the VM should run (KubeVirt's name)."""
+
+    ALWAYS = "Always"
+
+
+class PrintableStatus(StrEnum):
+    """The VM's state in one word, for people; code never branches on it."""
+
+    PROVISIONING = "Provisioning"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    TERMINATING = "Terminating"
+    UNSCHEDULABLE = "ErrorUnschedulable"
+    ERROR = "Error"
+    UNKNOWN = "Unknown"
+
+
+@model
+class Cpu:
+    """Virtual CPUs."""
+
+    cores: Annotated[Int, Field(ge=1, le=512, description="Number of virtual CPUs.")] = 1
+
+
+@model
+class Memory:
+    """Guest memory."""
+
+    guest: Annotated[Bytes, Field(gt=0, description="Memory that the guest sees, as a quantity (512Mi).")]
+
+
+@model
+class Machine:
+    """The emulated machine."""
+
+    type: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=64,
+            pattern=r"^[A-Za-z0-9._-]+$",
+            description="Machine type or its alias (q35); what runs is the canonical one, see status.machineType.",
+        ),
+    ] = "q35"
+
+
+@model
+class Firmware:
+    """How the VM boots."""
+
+    kernel_boot: Annotated[KernelBoot, Field(description="Direct boot of a kernel that lies on the node.")]
+
+
+@model
+class DiskTarget:
+    """How the guest sees a disk."""
+
+    bus: Annotated[DiskBus, Field(description="Bus of the disk.")] = DiskBus.VIRTIO
+
+
+@model
+class DiskDevice:
+    """A disk of the guest, backed by the volume of the same name."""
+
+    name: Annotated[Label, Field(description="Name of a volume.")]
+    boot_order: Annotated[Int | None, Field(ge=1, le=64, description="Place in the order of boot devices.")] = None
+    disk: Annotated[DiskTarget, Field(description="How the guest sees it.", json_schema_extra={"default": {}})] = dataclasses.field(
+        default_factory=DiskTarget
+    )
+
+
+@model
+class Devices:
+    """Devices of the guest."""
+
+    disks: Annotated[
+        tuple[DiskDevice, ...],
+        Field(
+            min_length=1,
+            max_length=16,
+            description="Disks in the order the guest sees them.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+
+
+@model
+class DomainTemplate:
+    """The machine as the guest sees it."""
+
+    cpu: Annotated[Cpu, Field(description="Virtual CPUs.", json_schema_extra={"default": {}})] = dataclasses.field(default_factory=Cpu)
+    memory: Annotated[Memory, Field(description="Guest memory.")]
+    machine: Annotated[Machine, Field(description="Emulated machine.", json_schema_extra={"default": {}})] = dataclasses.field(
+        default_factory=Machine
+    )
+    firmware: Annotated[Firmware, Field(description="How it boots.")]
+    devices: Annotated[Devices, Field(description="Devices.")]
+
+
+@model
+class HostPathSource:
+    """An image on one node; it is copied, and pins the first placement to that node."""
+
+    node: Annotated[Name, Field(description="The node where the image lies.")]
+    path: Annotated[HostFile, Field(description="Absolute path of the image, below the agent's allow-list.")]
+
+
+@model
+class VolumeSource:
+    """Where a new disk's content comes from."""
+
+    host_path: Annotated[HostPathSource, Field(description="A copy of an image on a node.")]
+
+
+@model
+class LocalDisk:
+    """A disk that lives on the node where the VM runs, and nowhere else."""
+
+    capacity: Annotated[Bytes, Field(gt=0, description="Size that the guest sees, as a quantity (10Gi).")]
+    format: Annotated[DiskFormat, Field(description="Image format on the node and of the source.")]
+    source: Annotated[VolumeSource, Field(description="Where its first content comes from.")]
+
+
+@model
+class Volume:
+    """A volume that a disk names."""
+
+    name: Annotated[Label, Field(description="The volume's name.")]
+    local_disk: Annotated[LocalDisk, Field(description="A node-local disk.")]
+
+
+@model
+class VirtualMachineTemplateSpec:
+    """What the VM is made of."""
+
+    architecture: Annotated[Architecture, Field(description="CPU architecture of the guest.")] = Architecture.AMD64
+    domain: Annotated[DomainTemplate, Field(description="The machine as the guest sees it.")]
+    volumes: Annotated[
+        tuple[Volume, ...],
+        Field(
+            min_length=1,
+            max_length=16,
+            description="Volumes that the disks name.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+
+
+@model
+class VirtualMachineTemplate:
+    """Template of what runs (KubeVirt's shape)."""
+
+    spec: Annotated[VirtualMachineTemplateSpec, Field(description="What the VM is made of.")]
+
+
+@model
+class VirtualMachineSpec:
+    """The VM that is wanted."""
+
+    run_strategy: Annotated[RunStrategy, Field(description="Always: the VM is kept running.")] = RunStrategy.ALWAYS
+    template: Annotated[VirtualMachineTemplate, Field(description="What runs.")]
+
+
+@model
+class VolumeStatus:
+    """A disk as it lies on the node."""
+
+    name: Annotated[Label, Field(description="The volume's name.")]
+    capacity: Annotated[Bytes, Field(description="Size that the guest sees, in bytes.")]
+    allocated: Annotated[Bytes | None, Field(description="Bytes that it occupied on the node when last told.")] = None
+
+
+@model
+class VirtualMachineStatus:
+    """What is known of the VM: a projection of its Placement, for people."""
+
+    printable_status: Annotated[PrintableStatus, Field(description="The state in one word.")]
+    ready: Annotated[bool, Field(description="Whether the VM was seen running.")] = False
+    node_name: Annotated[str | None, Field(max_length=253, description="The node where the VM lives.")] = None
+    domain_uuid: Annotated[str | None, Field(alias="domainUUID", max_length=64, description="Uuid of the libvirt domain.")] = None
+    machine_type: Annotated[str | None, Field(max_length=64, description="Canonical machine type that runs.")] = None
+    observed_generation: Annotated[Int, Field(ge=0, description="The metadata.generation that this status tells of.")] = 0
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=32,
+            description="Aspects of the state.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
+    volumes: Annotated[
+        tuple[VolumeStatus, ...],
+        Field(
+            max_length=16,
+            description="The disks as they lie on the node.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = ()
+
+
+@model
+class VirtualMachine:
+    """A virtual machine with node-local disks."""
+
+    metadata: Meta
+    spec: VirtualMachineSpec
+    status: VirtualMachineStatus | None = None
