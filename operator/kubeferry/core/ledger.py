@@ -1,0 +1,103 @@
+"""The ledger of a Placement: which tasks were asked, and what came of them. Ledger, then task; outcome, then its removal."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from kubeferry.api.placement import Placement, PlacementSpec, Step, StepState
+from kubeferry.api.task import CreateParameters, HostTask, HostTaskSpec, PlacementReference, StartParameters, TaskPhase, Verb
+from kubeferry.core.observed import NewTask
+
+FAILED_KEPT = timedelta(hours=1)
+FAILED_KEPT_PER_VERB = 8
+"""Enough to compute a back-off from, and the ledger stays bounded."""
+
+_ENDED = {
+    TaskPhase.SUCCEEDED: StepState.SUCCEEDED,
+    TaskPhase.FAILED: StepState.FAILED,
+    TaskPhase.SUPERSEDED: StepState.SUPERSEDED,
+}
+
+
+def task_name(spec: PlacementSpec, step: Step) -> str:
+    """The deterministic name of a step's HostTask: asked again, it is the same task."""
+    digest = hashlib.sha256(f"{spec.virtual_machine.uid}/{_epoch_id(spec, step)}".encode()).hexdigest()[:16]
+    return f"t-{digest}-{step.seq}-{step.verb.lower()}"
+
+
+def _epoch_id(spec: PlacementSpec, step: Step) -> str:
+    return spec.lineage[spec.epoch - step.epoch]
+
+
+def ask(spec: PlacementSpec, verb: Verb, node: str, host_id: str, now: datetime) -> PlacementSpec:
+    """The Placement with one more Pending step at the current epoch."""
+    step = Step(seq=spec.seq + 1, verb=verb, node=node, host_id=host_id, epoch=spec.epoch, state=StepState.PENDING, started_at=now)
+    return dataclasses.replace(spec, seq=step.seq, steps=(*spec.steps, step))
+
+
+def task(placement: Placement, step: Step) -> NewTask:
+    """The HostTask of a step; all its parameters come from the Placement."""
+    spec = placement.spec
+    return NewTask(
+        name=task_name(spec, step),
+        spec=HostTaskSpec(
+            node=step.node,
+            host_id=step.host_id,
+            verb=step.verb,
+            epoch=step.epoch,
+            epoch_id=_epoch_id(spec, step),
+            seq=step.seq,
+            placement=PlacementReference(name=placement.metadata.name, uid=placement.metadata.uid),
+            create=CreateParameters(domain=spec.domain) if step.verb == Verb.CREATE else None,
+            start=StartParameters(domain=spec.domain) if step.verb == Verb.START else None,
+        ),
+    )
+
+
+def settle(spec: PlacementSpec, tasks: Iterable[HostTask], now: datetime) -> PlacementSpec:
+    """The Placement with the outcomes of its tasks copied into the ledger, and what is old dropped from it."""
+    by_name = {t.metadata.name: t for t in tasks}
+    steps = tuple(_outcome(step, by_name.get(task_name(spec, step)), now) for step in spec.steps)
+    acknowledged = {
+        step.host_id: _epoch_id(spec, step)
+        for step, before in zip(steps, spec.steps, strict=True)
+        if step.state == StepState.SUCCEEDED and before.state == StepState.PENDING
+    }
+    copies = tuple(dataclasses.replace(c, epoch_id=acknowledged.get(c.host_id, c.epoch_id)) for c in spec.copies)
+    return dataclasses.replace(spec, steps=_pruned(steps, spec.epoch, now), copies=copies)
+
+
+def _outcome(step: Step, done: HostTask | None, now: datetime) -> Step:
+    if step.state != StepState.PENDING or done is None or done.status is None or done.status.phase not in _ENDED:
+        return step
+    status = done.status
+    return dataclasses.replace(step, state=_ENDED[status.phase], finished_at=now, result=status.result, error=status.error)
+
+
+def _pruned(steps: tuple[Step, ...], epoch: int, now: datetime) -> tuple[Step, ...]:
+    def stays(step: Step, later: tuple[Step, ...]) -> bool:
+        if step.state == StepState.PENDING:
+            return True
+        if step.epoch != epoch:
+            return False
+        # The newest of each verb says how things stand, however old it is.
+        if step.state != StepState.FAILED or all(other.verb != step.verb for other in later):
+            return True
+        failed_later = sum(other.verb == step.verb and other.state == StepState.FAILED for other in later)
+        return failed_later < FAILED_KEPT_PER_VERB and step.finished_at is not None and now - step.finished_at < FAILED_KEPT
+
+    return tuple(step for index, step in enumerate(steps) if stays(step, steps[index + 1 :]))
+
+
+def missing(placement: Placement, tasks: Iterable[HostTask]) -> tuple[NewTask, ...]:
+    """The tasks that Pending steps lack: never created, or gone before their outcome was recorded."""
+    names = {t.metadata.name for t in tasks}
+    wanted = (task(placement, step) for step in placement.spec.steps if step.state == StepState.PENDING)
+    return tuple(new for new in wanted if new.name not in names)
+
+
+def recorded(spec: PlacementSpec, tasks: Iterable[HostTask]) -> tuple[str, ...]:
+    """Names of the tasks whose outcome stands in the ledger, or whose step is long gone from it."""
+    pending = {step.seq for step in spec.steps if step.state == StepState.PENDING}
+    return tuple(t.metadata.name for t in tasks if t.spec.seq <= spec.seq and t.spec.seq not in pending)

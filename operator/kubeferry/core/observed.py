@@ -1,0 +1,87 @@
+"""What was read before a decision, and the decision: values only."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from kubeferry.api.computenode import ComputeNodeStatus, InventoryItem
+from kubeferry.api.meta import Status, condition
+from kubeferry.api.placement import Placement, PlacementSpec
+from kubeferry.api.reasons import READY
+from kubeferry.api.task import HostTask, HostTaskSpec
+from kubeferry.api.virtualmachine import VirtualMachine, VirtualMachineStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A hypervisor as last told."""
+
+    name: str
+    status: ComputeNodeStatus
+    lease_fresh: bool | None
+    """Its Lease was seen to change within the last 40 s; None: watched for less than that, and not seen to change yet."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether its agent is alive and says that it can work."""
+        told = condition(self.status.conditions, READY)
+        return bool(self.lease_fresh) and told is not None and told.status == Status.TRUE
+
+    def copy_of(self, uid: str) -> InventoryItem | None:
+        """What its journals tell of that VM."""
+        return next((item for item in self.status.inventory if item.uid == uid), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """All that was read of one VM."""
+
+    vm: VirtualMachine | None
+    placement: Placement | None
+    """Read consistently, in this pass."""
+    tasks: tuple[HostTask, ...]
+    """The HostTasks of this VM, by name."""
+    hosts: tuple[Host, ...]
+    """Every hypervisor, by name."""
+
+    def host(self, name: str) -> Host | None:
+        """The hypervisor of that name."""
+        return next((host for host in self.hosts if host.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePlacement:
+    """Create the VM's Placement; another that is there wins, and this pass is done again."""
+
+    spec: PlacementSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacePlacement:
+    """Replace the Placement by compare-and-swap on the resourceVersion that was read."""
+
+    spec: PlacementSpec
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """Create a HostTask; one of that name with the same spec is the same task."""
+
+    name: str
+    spec: HostTaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class VmDecision:
+    """What to write, in this order. A Placement comes alone: what follows from it is decided from what was stored."""
+
+    protect: bool = False
+    """Put the finalizer on the VM before anything else."""
+    release: bool = False
+    """Take the finalizer off: no host holds anything of the VM."""
+    placement: CreatePlacement | ReplacePlacement | None = None
+    tasks: tuple[NewTask, ...] = ()
+    forget: tuple[str, ...] = ()
+    """HostTasks to remove: their outcome stands in the ledger."""
+    status: VirtualMachineStatus | None = None
+    requeue_after: timedelta | None = None
+    """Look again after that time, whatever happens."""

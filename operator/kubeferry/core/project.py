@@ -1,0 +1,155 @@
+"""Projections: what people are told of a Placement. Nothing here is read back, but whether a VM had a node."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from kubeferry.api import reasons
+from kubeferry.api.meta import Condition, Status, with_condition
+from kubeferry.api.placement import PlacementSpec, Step, StepState
+from kubeferry.api.role import Role, RunState
+from kubeferry.api.task import Verb
+from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
+from kubeferry.core.observed import Host
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """One condition, before it has a time."""
+
+    status: Status
+    reason: str
+    message: str = ""
+
+
+def last(spec: PlacementSpec, verb: Verb) -> Step | None:
+    """The newest step of that verb in the ledger."""
+    return max((s for s in spec.steps if s.verb == verb), key=lambda s: s.seq, default=None)
+
+
+def _conditions(vm: VirtualMachine, told: dict[str, _Told], now: datetime) -> tuple[Condition, ...]:
+    conditions = vm.status.conditions if vm.status is not None else ()
+    for kind, c in told.items():
+        conditions = with_condition(conditions, kind, c.status, c.reason, c.message, vm.metadata.generation, now)
+    return conditions
+
+
+def unplaced(vm: VirtualMachine, reason: str, message: str, now: datetime) -> VirtualMachineStatus:
+    """The status of a VM that has no node yet; nothing of it exists on any host."""
+    lasting = reason in (reasons.INVALID_SPEC, reasons.MACHINE_TYPE_UNAVAILABLE)
+    told = {
+        reasons.SCHEDULED: _Told(Status.FALSE, reason, message),
+        reasons.VOLUMES_READY: _Told(Status.FALSE, reason, "no node yet"),
+        reasons.READY: _Told(Status.FALSE, reason, "no node yet"),
+        reasons.NEEDS_ATTENTION: _Told(Status.TRUE, reason, message) if lasting else _Told(Status.FALSE, reasons.AS_EXPECTED),
+    }
+    return VirtualMachineStatus(
+        printable_status=PrintableStatus.ERROR if lasting else PrintableStatus.UNSCHEDULABLE,
+        observed_generation=vm.metadata.generation,
+        conditions=_conditions(vm, told, now),
+    )
+
+
+def placement_lost(vm: VirtualMachine, held: Sequence[str], now: datetime) -> VirtualMachineStatus:
+    """The status of a VM that was placed once, and whose Placement is gone: what a human needs to know, and nothing is touched."""
+    node = vm.status.node_name if vm.status is not None else None
+    message = (
+        f"the Placement {vm.metadata.uid} is gone; the VM was last known on {node or 'no node'}; hosts that hold a copy: "
+        f"{', '.join(held) or 'none that answers'}. Nothing is started, moved or deleted until a human restores it"
+    )
+    told = {
+        reasons.NEEDS_ATTENTION: _Told(Status.TRUE, reasons.PLACEMENT_LOST, message),
+        reasons.READY: _Told(Status.UNKNOWN, reasons.PLACEMENT_LOST, message),
+    }
+    return VirtualMachineStatus(
+        printable_status=PrintableStatus.UNKNOWN,
+        node_name=node,
+        domain_uuid=vm.metadata.uid,
+        machine_type=vm.status.machine_type if vm.status is not None else None,
+        observed_generation=vm.metadata.generation,
+        conditions=_conditions(vm, told, now),
+        volumes=vm.status.volumes if vm.status is not None else (),
+    )
+
+
+def placed(vm: VirtualMachine, spec: PlacementSpec, host: Host | None, now: datetime) -> VirtualMachineStatus | None:
+    """The status of a VM that has a node; None while it is not known yet whether that node lives."""
+    if host is not None and host.lease_fresh is None:
+        return None
+    create = last(spec, Verb.CREATE)
+    made = create is not None and create.state == StepState.SUCCEEDED
+    ready = _ready(spec, host)
+    told = {
+        reasons.SCHEDULED: _Told(Status.TRUE, reasons.PLACED, f"on {spec.node_name}"),
+        reasons.VOLUMES_READY: _Told(Status.TRUE, reasons.CREATED) if made else _progress(create, reasons.CREATING),
+        reasons.READY: ready,
+        reasons.NEEDS_ATTENTION: _attention(vm, spec),
+    }
+    allocated = {disk.name: disk.allocated for disk in create.result.disks} if create is not None and create.result is not None else {}
+    return VirtualMachineStatus(
+        printable_status=_printable(vm, ready, spec),
+        ready=ready.status == Status.TRUE,
+        node_name=spec.node_name or None,
+        domain_uuid=spec.domain.uuid,
+        machine_type=spec.domain.machine_type,
+        observed_generation=vm.metadata.generation,
+        conditions=_conditions(vm, told, now),
+        volumes=tuple(VolumeStatus(name=d.name, capacity=d.capacity, allocated=allocated.get(d.name)) for d in spec.domain.disks),
+    )
+
+
+def _failed(spec: PlacementSpec) -> Step | None:
+    """The newest step, if it failed."""
+    newest = max(spec.steps, key=lambda s: s.seq, default=None)
+    return newest if newest is not None and newest.state in (StepState.FAILED, StepState.SUPERSEDED) else None
+
+
+def _progress(step: Step | None, doing: str) -> _Told:
+    if step is not None and step.error is not None:
+        return _Told(Status.FALSE, step.error.reason, step.error.message)
+    return _Told(Status.FALSE, doing)
+
+
+def _ready(spec: PlacementSpec, host: Host | None) -> _Told:
+    if host is None or not host.lease_fresh:
+        return _Told(Status.UNKNOWN, reasons.NODE_SILENT, f"the agent of {spec.node_name} does not renew its Lease; the VM may run or not")
+    if host.status.host_id != spec.host_id:
+        return _Told(
+            Status.UNKNOWN,
+            reasons.HOST_REPLACED,
+            f"{spec.node_name} is host {host.status.host_id} now; the disks lie on host {spec.host_id}",
+        )
+    copy = host.copy_of(spec.virtual_machine.uid)
+    if copy is not None and copy.role == Role.ACTIVE and copy.state == RunState.RUNNING:
+        return _Told(Status.TRUE, reasons.RUNNING, f"on {spec.node_name}")
+    if copy is not None and copy.state == RunState.UNKNOWN:
+        return _Told(Status.UNKNOWN, reasons.HYPERVISOR_UNREACHABLE, f"the hypervisor of {spec.node_name} does not answer")
+    start = last(spec, Verb.START)
+    if start is not None and start.state == StepState.SUCCEEDED:
+        return _Told(Status.FALSE, reasons.STOPPED, f"not running on {spec.node_name}; its agent starts it through the start gate")
+    return _progress(start, reasons.STARTING if start is not None else reasons.CREATING)
+
+
+def _attention(vm: VirtualMachine, spec: PlacementSpec) -> _Told:
+    if vm.metadata.deletion_timestamp is not None:
+        return _Told(
+            Status.TRUE,
+            reasons.DELETION_UNSUPPORTED,
+            f"this version can't delete a VM that was placed: it runs on at {spec.node_name} and its disks stay",
+        )
+    failed = _failed(spec)
+    if failed is not None and failed.error is not None and not failed.error.retryable:
+        return _Told(Status.TRUE, failed.error.reason, f"{failed.verb} on {failed.node}: {failed.error.message}")
+    return _Told(Status.FALSE, reasons.AS_EXPECTED)
+
+
+def _printable(vm: VirtualMachine, ready: _Told, spec: PlacementSpec) -> PrintableStatus:
+    if vm.metadata.deletion_timestamp is not None:
+        return PrintableStatus.TERMINATING
+    if ready.status == Status.UNKNOWN:
+        return PrintableStatus.UNKNOWN
+    if ready.status == Status.TRUE:
+        return PrintableStatus.RUNNING
+    if _failed(spec) is not None:
+        return PrintableStatus.ERROR
+    return PrintableStatus.STARTING if last(spec, Verb.START) is not None else PrintableStatus.PROVISIONING
