@@ -34,7 +34,7 @@ class KernelBoot:
     initrd_path: Annotated[
         HostFile | None, Field(description="Absolute path of the initial ramdisk on the node, below the agent's allow-list.")
     ] = None
-    kernel_args: Annotated[str, Field(max_length=2048, description="The kernel's command line.")] = ""
+    kernel_args: Annotated[str, Field(max_length=2048, pattern=r"^[^\x00-\x1f\x7f]*$", description="The kernel's command line.")] = ""
 
 
 @model
@@ -72,7 +72,9 @@ class Domain:
         str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9._-]+$", description="The domain's name, for people at the node.")
     ]
     architecture: Annotated[Architecture, Field(description="CPU architecture.")]
-    machine_type: Annotated[str, Field(min_length=1, max_length=64, description="Canonical machine type (pc-q35-7.2, never q35).")]
+    machine_type: Annotated[
+        str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$", description="Canonical machine type: pc-q35-7.2.")
+    ]
     cpu_cores: Annotated[Int, Field(ge=1, le=512, description="Virtual CPUs.")]
     memory: Annotated[Bytes, Field(gt=0, description="Guest memory in bytes.")]
     kernel_boot: Annotated[KernelBoot, Field(description="Direct kernel boot.")]

@@ -1,0 +1,106 @@
+"""Shows kubeferry on the real thing: a VM boots on one of three hosts, the host loses power, and the VM comes back.
+
+Every line below a command is what that command printed; the run ends with 0 only if every step was observed.
+`KEEP=1` leaves the lab running and prints how to go on with kubectl.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.lab import Lab
+from lab.steps import LabError, NotYet, wait_until
+
+MANIFEST = Path(__file__).resolve().parent.parent / "examples" / "vm.yaml"
+VM = "web-0"
+NODE = "worker-1"
+
+
+class Demo:
+    """The steps, each of which waits for what it shows."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._begun = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A headline, with the seconds since the start."""
+        print(f"\n\033[1m[{time.monotonic() - self._begun:5.1f} s] {text}\033[0m", flush=True)
+
+    def kubectl(self, *words: str) -> str:
+        """Show a command and what it prints."""
+        print(f"$ kubectl {' '.join(words)}", flush=True)
+        out = self._lab.kubectl(*words).stdout
+        print(out, end="", flush=True)
+        return out
+
+    def console(self, uid: str, boot: int) -> None:
+        """Wait for the guest's own words of that boot, and show them."""
+        log = self._lab.hosts[NODE].root / "instances" / uid / "console.log"
+
+        def heard() -> str:
+            said = re.findall(rf"GUEST boot={boot} .*", log.read_text(errors="replace")) if log.exists() else []
+            if not said:
+                raise NotYet("nothing yet")
+            return str(said[-1]).strip()
+
+        print(f"console of the guest: {wait_until(f'boot {boot} of the guest', heard, seconds=60, log=log)}", flush=True)
+
+    def run(self) -> None:
+        """All of it."""
+        self.say("A control plane, three hosts with libvirt, the controller and an agent on each host")
+        self._lab.start()
+        self.kubectl("get", "computenodes")
+
+        self.say(f"A VM with one disk, on {NODE}")
+        self.kubectl("apply", "-f", str(MANIFEST))
+        self.kubectl("wait", f"fvm/{VM}", "--for=condition=Ready", "--timeout=60s")
+        self.kubectl("get", "fvm")
+        uid = str(json.loads(self._lab.kubectl("get", "fvm", VM, "-o", "json").stdout)["metadata"]["uid"])
+        self.console(uid, boot=1)
+
+        self.say(f"{NODE} loses power: libvirt, QEMU and the agent die at once")
+        self._lab.hosts[NODE].power_cut()
+
+        self.say("Power is back: the agent publishes its new boot, asks the start gate, and starts the VM from its own disk")
+        self._lab.hosts[NODE].boot()
+        self._lab.start_agent(NODE)
+        self.console(uid, boot=2)
+        self.kubectl("wait", f"fvm/{VM}", "--for=condition=Ready", "--timeout=60s")
+        self.kubectl("get", "fvm")
+        self.kubectl("get", "placements")
+
+
+def shown(demo: Callable[[], None]) -> int:
+    """The exit status of a demo."""
+    try:
+        demo()
+    except LabError as error:
+        print(f"\nthe demo failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> int:
+    """Run the demo, and clean up after it."""
+    lab = Lab()
+    keep = os.environ.get("KEEP") == "1"
+    demo = Demo(lab)
+    try:
+        status = shown(demo.run)
+    finally:
+        if not keep:
+            lab.stop()
+    if keep:
+        print(f"\nThe lab runs on; `make clean-lab` removes it.\nexport KUBECONFIG={lab.kubeconfig()}")
+    elif status == 0:
+        demo.say("Every step was observed, and everything is removed again")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

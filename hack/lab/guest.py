@@ -1,0 +1,87 @@
+"""The guest: a small real Linux, and disks that prove which data it sees."""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from lab import paths
+from lab.locks import locked
+from lab.progress import ticking
+from lab.steps import LabError, run
+
+MAKER, INIT = paths.PACKAGE / "mk-guest", paths.PACKAGE / "guest-init"
+KERNEL, INITRAMFS, DISK = "vmlinuz", "initramfs.gz", "guest.img"
+MAKE_SECONDS = 300.0
+DISK_BYTES = 64 * 1024 * 1024
+
+
+def ensure() -> Path:
+    """Make kernel and initramfs unless they are in the cache, made by the same scripts; returns their directory.
+
+    Raises:
+        LabError: they could not be made, as where apt reaches nothing.
+    """
+    directory = paths.cache() / "guest"
+    stamp = directory / "stamp"
+    wanted = hashlib.sha256(MAKER.read_bytes() + INIT.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return directory
+    with locked(paths.cache() / "guest.lock", seconds=MAKE_SECONDS):
+        if stamp.exists() and stamp.read_text() == wanted:
+            return directory
+        stamp.unlink(missing_ok=True)
+        with ticking("making the guest's kernel and initramfs"):
+            run([MAKER, directory], seconds=MAKE_SECONDS)
+        stamp.write_text(wanted)
+    return directory
+
+
+def furnish(images: Path, marker: str) -> None:
+    """Put kernel, initramfs and a disk with this marker into a directory, as vmlinuz, initramfs.gz and guest.img.
+
+    Raises:
+        LabError: they could not be made.
+    """
+    source = ensure()
+    images.mkdir(parents=True, exist_ok=True)
+    for name in (KERNEL, INITRAMFS):
+        shutil.copyfile(source / name, images / name)
+    make_disk(images / DISK, marker, DISK_BYTES)
+
+
+def make_disk(path: Path, marker: str, size: int) -> None:
+    """Make a sparse raw image of `size` bytes: an ext4 file system with the file `marker`.
+
+    Raises:
+        LabError: mkfs.ext4 failed.
+    """
+    with tempfile.TemporaryDirectory() as content:
+        Path(content, "marker").write_text(marker)
+        with path.open("wb") as file:
+            file.truncate(size)
+        run(["mkfs.ext4", "-q", "-F", "-d", content, path])
+
+
+def read_file(image: Path, path: str) -> str:
+    """A file of a raw image's ext4 file system, as its guest would find it at its next boot: with the journal replayed.
+
+    The image is only read; the guest may run.
+
+    Raises:
+        FileNotFoundError: the file system has no such file.
+        LabError: it is no ext4 file system.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory, "copy.img")
+        run(["cp", "--sparse=always", image, copy])
+        # What a guest has synced may so far be in the journal only.
+        run(["e2fsck", "-y", "-E", "journal_only", copy])
+        shown = run(["debugfs", "-R", f'cat "{path}"', copy])
+    # debugfs ends with 0 whatever happens; its first line on stderr is its version.
+    errors = shown.stderr.strip().splitlines()[1:]
+    if any("File not found" in error for error in errors):
+        raise FileNotFoundError(f"{image}: no file {path}")
+    if errors:
+        raise LabError(f"debugfs on {image}: {' '.join(errors)}")
+    return shown.stdout

@@ -1,0 +1,225 @@
+"""A whole lab: control plane, hosts, and kubeferry's controller and agents from the working tree."""
+
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lab import guest, mountpoint, packages, paths, removal, site, toolchain
+from lab.cluster import ADMIN, Cluster, Manifests
+from lab.controlplane import ControlPlane
+from lab.hosts import Host
+from lab.processes import Process
+from lab.product import Agent, Controller
+from lab.steps import LabError
+
+HOSTS = ("worker-1", "worker-2", "worker-3")
+MANIFESTS = Manifests(crds=paths.REPOSITORY / "manifests" / "crds.yaml", rest=paths.REPOSITORY / "manifests" / "kubeferry.yaml")
+
+
+class Lab:
+    """A lab; as a context manager it is started whole and removed at the end.
+
+    Args:
+        hosts: the names of its hosts.
+        manifests: what is applied to its cluster.
+
+    Attributes:
+        hosts: by name. On each, /var/lib/kubeferry/images has vmlinuz, initramfs.gz and guest.img: a disk whose marker is the host's name.
+    """
+
+    def __init__(self, hosts: Sequence[str] = HOSTS, manifests: Manifests = MANIFESTS) -> None:
+        self.hosts: dict[str, Host] = {}
+        self._names = tuple(hosts)
+        self._manifests = manifests
+        self._site: site.Site | None = None
+        self._cluster: Cluster | None = None
+        self._controller: Controller | None = None
+        self._agents: dict[str, Agent] = {}
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything; returns when the controller and the agents run (what they do by then is theirs to tell).
+
+        Raises:
+            LabError: a step of the lab failed. What was started until then is removed.
+        """
+        self.start_infrastructure()
+        try:
+            _at_once([self.start_controller, *(partial(self.start_agent, name) for name in self._names)])
+        except BaseException:
+            self.stop()
+            raise
+
+    def start_infrastructure(self) -> None:
+        """Start all but kubeferry: the control plane, and the hosts with their images.
+
+        Raises:
+            LabError: a step of the lab failed. What was started until then is removed.
+        """
+        packages.check()
+        tools = toolchain.ensure()
+        guest.ensure()
+        ground = self._site = site.take()
+        try:
+            mountpoint.make(ground.record)
+            addresses = {name: ground.network.host_address(number) for number, name in enumerate(self._names, start=1)}
+            made = [partial(self._start_host, ground, name, number, addresses) for number, name in enumerate(self._names, start=1)]
+            _at_once([partial(self._start_cluster, ground, tools, addresses), *made])
+            self.hosts = {name: self.hosts[name] for name in self._names}
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> list[str]:
+        """Remove the lab and say what was removed.
+
+        Raises:
+            LabError: something does not end or cannot be removed; it stays on record for `python -m lab clean`.
+        """
+        ground = self._ground()
+        removed = removal.remove(ground.directory)
+        ground.processes.reap()
+        return removed
+
+    @property
+    def name(self) -> str:
+        """`lab-N`; no other lab of this machine has it."""
+        return self._ground().name
+
+    @property
+    def directory(self) -> Path:
+        """Where everything of this lab is: kubeconfigs, logs/, hosts/NAME/, and the record."""
+        return self._ground().directory
+
+    def log(self, name: str) -> Path:
+        """The log of `controller`, `agent-HOST`, `HOST` (its console), `etcd`, `kube-apiserver` or `kube-controller-manager`."""
+        return self._ground().log(name)
+
+    def kubectl(
+        self, *arguments: str, as_: str = ADMIN, stdin: str | None = None, check: bool = True
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run kubectl as `admin`, as `controller`, or, by the name of its host, as an agent.
+
+        Raises:
+            LabError: with `check`, it failed; without, only if it took longer than a minute.
+        """
+        return self._content().kubectl(*arguments, as_=as_, stdin=stdin, check=check)
+
+    def kubeconfig(self, identity: str = ADMIN) -> Path:
+        """The kubeconfig of `admin`, of `controller`, or, by the name of its host, of an agent.
+
+        Raises:
+            LabError: no such identity.
+        """
+        return self._content().kubeconfig(identity)
+
+    def start_controller(self) -> Process:
+        """Start the controller from the working tree.
+
+        Raises:
+            LabError: it runs already.
+        """
+        if self._controller is None:
+            self._controller = Controller(self._ground(), self._content())
+        return self._controller.start()
+
+    def stop_controller(self) -> None:
+        """End the controller by SIGTERM.
+
+        Raises:
+            LabError: it was not started, or does not end.
+        """
+        self.controller.stop()
+
+    def kill_controller(self) -> None:
+        """End the controller by SIGKILL.
+
+        Raises:
+            LabError: it was not started.
+        """
+        self.controller.kill()
+
+    @property
+    def controller(self) -> Process:
+        """The controller that was started last.
+
+        Raises:
+            LabError: none was.
+        """
+        if self._controller is None:
+            raise LabError("the controller was not started")
+        return self._controller.process
+
+    def start_agent(self, host: str) -> Process:
+        """Start a host's agent from the working tree, in the host's namespaces; also again, after a power cut and a boot.
+
+        Raises:
+            LabError: it runs already, or the host is off.
+        """
+        if host not in self._agents:
+            self._agents[host] = Agent(self._ground(), self._content(), self.hosts[host])
+        return self._agents[host].start()
+
+    def kill_agent(self, host: str) -> None:
+        """End a host's agent by SIGKILL; processes that it started are left, as they would be.
+
+        Raises:
+            LabError: it was not started.
+        """
+        self.agent(host).kill()
+
+    def agent(self, host: str) -> Process:
+        """The agent of a host that was started last.
+
+        Raises:
+            LabError: none was.
+        """
+        if host not in self._agents:
+            raise LabError(f"the agent of {host} was not started")
+        return self._agents[host].process
+
+    def _start_cluster(self, ground: site.Site, tools: Path, addresses: dict[str, str]) -> None:
+        control_plane = ControlPlane(ground, tools)
+        control_plane.start()
+        cluster = Cluster(control_plane, ground.processes)
+        cluster.install(self._manifests)
+        cluster.add_nodes(addresses)
+        cluster.add_identities(self._names)
+        self._cluster = cluster
+
+    def _start_host(self, ground: site.Site, name: str, number: int, peers: dict[str, str]) -> None:
+        host = Host(name, number, ground, peers)
+        guest.furnish(host.root / "images", marker=name)
+        host.boot()
+        self.hosts[name] = host
+
+    def _ground(self) -> site.Site:
+        if self._site is None:
+            raise LabError("the lab was not started")
+        return self._site
+
+    def _content(self) -> Cluster:
+        if self._cluster is None:
+            raise LabError("the lab's cluster was not started")
+        return self._cluster
+
+
+def _at_once(steps: Sequence[Callable[[], object]]) -> None:
+    """Take independent steps in threads, wait for all, and raise what was raised."""
+    with ThreadPoolExecutor(max_workers=len(steps)) as pool:
+        futures = [pool.submit(step) for step in steps]
+    errors = [error for future in futures if isinstance(error := future.exception(), Exception)]
+    if len(errors) > 1:
+        raise ExceptionGroup("several steps of the lab failed", errors)
+    if errors:
+        raise errors[0]

@@ -1,0 +1,114 @@
+"""The agent: what it is made of, and how watching, libvirt's events and its own looks wake the work on a VM."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from kubeferry.agent.creator import Creator
+from kubeferry.agent.hypervisor import HypervisorCalls
+from kubeferry.agent.inbox import Inbox
+from kubeferry.agent.journal import JournalStore
+from kubeferry.agent.machine import Machine
+from kubeferry.agent.publisher import Publisher
+from kubeferry.agent.starter import Starter
+from kubeferry.agent.virt.port import Hypervisor, HypervisorError
+from kubeferry.agent.worker import Worker
+from kubeferry.api.model import load
+from kubeferry.api.names import AGENT_ACCOUNT
+from kubeferry.api.task import HostTask
+from kubeferry.kube.client import Cluster
+from kubeferry.kube.errors import KubeError
+from kubeferry.kube.leases import RENEWED_EVERY
+from kubeferry.kube.operator import require_kinds
+from kubeferry.kube.queue import Clock, WorkQueue
+from kubeferry.kube.server import Server
+
+STOP_GRACE = timedelta(seconds=2)
+WORKERS = 4
+UNTOLD_RETRY = timedelta(seconds=2)
+FIRST_RENEWALS = timedelta(seconds=2)
+"""The Lease of a new agent is renewed twice soon: it counts as fresh only once it was seen to change."""
+
+PUBLISH = "publish"
+
+log = structlog.get_logger(__name__)
+
+
+class Agent:
+    """Everything between kopf's events, libvirt and the API server. It keeps no truth: a killed agent goes on from its journals."""
+
+    def __init__(self, machine: Machine, server: Server, port: Hypervisor, clock: Clock) -> None:
+        self._machine = machine
+        self._cluster = Cluster(server, AGENT_ACCOUNT)
+        self._inbox = Inbox()
+        self._journals = JournalStore(machine.settings.state_path)
+        self.hypervisor = HypervisorCalls(port)
+        self.publisher = Publisher(machine, self._cluster, self._journals, self.hypervisor, self._wake)
+        creator = Creator(machine, self._journals, self.hypervisor)
+        starter = Starter(machine, self._cluster, self._journals, self.hypervisor, self.publisher)
+        worker = Worker(machine, self._cluster, self._journals, self.hypervisor, self._inbox, creator, starter, self._publish_soon)
+        self._vms = WorkQueue(worker.reconcile, clock)
+        self._chores = WorkQueue(self._publish, clock)
+        self._renewals = 0
+
+    async def start(self) -> None:
+        """Tell who this is, then begin to work.
+
+        Raises:
+            kopf.PermanentError: the cluster lacks our kinds, or the rights to list them.
+            kopf.TemporaryError: the API server does not answer yet.
+        """
+        await require_kinds(self._cluster, (HostTask,))
+        loop = asyncio.get_running_loop()
+
+        def tell(uid: str) -> None:
+            loop.call_soon_threadsafe(self._changed, uid)
+
+        try:
+            await self.hypervisor.watch(tell)
+        except HypervisorError as error:
+            log.error("no hypervisor yet", node=self._machine.node, error=str(error))
+        self._vms.start(WORKERS)
+        self._publish_soon()
+        self._chores.start(workers=1)
+
+    async def stop(self) -> None:
+        """Let what has begun come to its end, for two seconds; whatever is cut off goes on from the journal. VMs run on."""
+        await self._vms.stop(STOP_GRACE)
+        await self._chores.stop(STOP_GRACE)
+
+    def saw_task(self, event: Any) -> None:
+        """Take in an event of the watch on HostTasks (`metav1.WatchEvent`)."""
+        body = event["object"]
+        if event["type"] == "DELETED":
+            self._inbox.drop(body["metadata"]["name"])
+            return
+        try:
+            task = load(HostTask, body)
+        except ValidationError as error:
+            log.error("HostTask can't be read: nothing is done about it", task=body["metadata"]["name"], error=str(error))
+            return
+        self._inbox.put(task)
+        self._vms.add(task.spec.placement.name)
+
+    def _changed(self, uid: str) -> None:
+        self._publish_soon()
+        self._wake(uid)
+
+    def _publish_soon(self) -> None:
+        self._chores.add(PUBLISH)
+
+    async def _publish(self, _: str) -> timedelta:
+        try:
+            await self.publisher.publish()
+        except KubeError as error:
+            log.warning("the ComputeNode could not be told", node=self._machine.node, reason=error.reason, error=str(error))
+            return UNTOLD_RETRY
+        self._renewals += 1
+        return FIRST_RENEWALS if self._renewals <= 2 else RENEWED_EVERY
+
+    def _wake(self, uid: str) -> None:
+        self._vms.add(uid)

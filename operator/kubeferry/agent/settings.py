@@ -1,0 +1,43 @@
+"""The agent's configuration: one YAML file, checked before anything is done."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from kubeferry.api.names import SYSTEM_NAMESPACE
+
+AbsolutePath = Annotated[str, Field(pattern=r"^/")]
+
+_CONFIG = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+
+
+class AllowList(BaseModel):
+    """What VMs may name of this host. Empty at first: a namespaced user must not read a host's files through an agent."""
+
+    model_config = _CONFIG
+
+    host_paths: tuple[AbsolutePath, ...] = ()
+    """Directories below which hostPath sources may lie."""
+    kernel_paths: tuple[AbsolutePath, ...] = ()
+    """Directories below which kernels and initial ramdisks may lie."""
+
+
+class AgentSettings(BaseModel):
+    """All that one agent is told."""
+
+    model_config = _CONFIG
+
+    node_name: Annotated[str, Field(min_length=1)]
+    """The Kubernetes Node that this host is."""
+    namespace: str = SYSTEM_NAMESPACE
+    """The operator's namespace, where the Leases are."""
+    log_format: Literal["json", "text"] = "json"
+    instances_path: Path = Path("/var/lib/kubeferry/instances")
+    state_path: Path = Path("/var/lib/kubeferry/state")
+    run_path: Path = Path("/run/kubeferry")
+    """Gone after a boot: what `bootId` is made in."""
+    libvirt_uri: Annotated[str, Field(alias="libvirtURI")] = "qemu:///system"
+    virtualization_type: Literal["kvm", "qemu"] = "kvm"
+    allow: AllowList = AllowList()

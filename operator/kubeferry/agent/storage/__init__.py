@@ -1,0 +1,1 @@
+"""Disk images and instance directories on the host."""

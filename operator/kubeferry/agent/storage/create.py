@@ -1,0 +1,150 @@
+"""Make a VM's files from their sources: kernel, initrd and every disk."""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubeferry.agent.settings import AllowList
+from kubeferry.agent.storage.allow import HOST_PATHS, KERNEL_PATHS, open_allowed
+from kubeferry.agent.storage.errors import StorageError, storage_errors
+from kubeferry.agent.storage.instance import Instance, check_files, instance_exists, open_instance
+from kubeferry.agent.storage.layout import INITRD, KERNEL, PART, disk_file
+from kubeferry.agent.storage.space import allocated_bytes
+from kubeferry.agent.storage.sparse import copy_sparse
+from kubeferry.api import reasons
+from kubeferry.api.domain import Domain, DomainDisk
+from kubeferry.core.journal import JournalDisk
+
+MARGIN = 64 << 20
+"""Bytes asked for beyond the sources' own: metadata, console logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file to make."""
+
+    name: str
+    source: str
+    allowed: tuple[str, ...]
+    key: str
+    capacity: int | None
+    """Bytes of a disk; None: as large as the source."""
+
+
+def bytes_needed(domain: Domain, allow: AllowList) -> int:
+    """Bytes that the VM's files will occupy: what their sources do, and a margin.
+
+    Raises:
+        StorageError: `PathNotAllowed`, `SourceUnusable`, `InvalidTask`: no files can be made of this domain here.
+    """
+    needed = MARGIN
+    for file in _files(domain, allow):
+        with _source(file) as source:
+            needed += allocated_bytes(os.fstat(source))
+    return needed
+
+
+def refuse_foreign_files(instances_path: Path, uid: str, created: Collection[str]) -> None:
+    """Check, before anything is journaled or made, that a VM's instance directory holds nothing that is not its own.
+
+    Args:
+        instances_path: where the instances lie.
+        uid: the VM's uid.
+        created: names that the VM's journal created; empty if it has none.
+
+    Raises:
+        StorageError: `ForeignFiles`; `StorageError`: it can't be told.
+    """
+    if instance_exists(instances_path, uid):
+        with open_instance(instances_path, uid) as instance:
+            check_files(instance, created)
+
+
+def create_files(
+    instances_path: Path, domain: Domain, allow: AllowList, created: Collection[str], on_create: Callable[[str], None]
+) -> dict[str, JournalDisk]:
+    """Make every file that is not there yet, durable when this returns. Called again after an interruption, it goes on.
+
+    A file that has its final name is whole and stays; a part is removed and made again. A failure leaves the whole files,
+    and no part of its own.
+
+    Args:
+        instances_path: where the instances lie.
+        domain: whose files.
+        allow: which files of the host may be sources.
+        created: names that the journal created before.
+        on_create: told the final name of each file that is not in `created`, before it or its part is made; what it raises is passed on.
+
+    Returns:
+        The disks by name.
+
+    Raises:
+        StorageError: `ForeignFiles` (nothing was touched), `PathNotAllowed`, `SourceUnusable`, `InvalidTask`, `InsufficientDisk`,
+            `StorageError`.
+    """
+    files = _files(domain, allow)
+    with open_instance(instances_path, domain.uuid) as instance:
+        found = check_files(instance, created)
+        for file in files:
+            with storage_errors(f"remove {instance.path / file.name}{PART}"):
+                instance.remove(file.name + PART)
+            if file.name in found:
+                continue
+            with _source(file) as source:
+                if file.name not in created:
+                    on_create(file.name)
+                _make(instance, file, source)
+        with storage_errors(f"make the names in {instance.path} durable"):
+            instance.sync()
+            return {disk.name: JournalDisk(inode=instance.stat(disk_file(disk)).st_ino) for disk in domain.disks}
+
+
+def _files(domain: Domain, allow: AllowList) -> list[_File]:
+    boot = domain.kernel_boot
+    files = [_File(KERNEL, boot.kernel_path, allow.kernel_paths, KERNEL_PATHS, None)]
+    if boot.initrd_path is not None:
+        files.append(_File(INITRD, boot.initrd_path, allow.kernel_paths, KERNEL_PATHS, None))
+    files += [_File(disk_file(disk), _path(disk), allow.host_paths, HOST_PATHS, disk.capacity) for disk in domain.disks]
+    names = [file.name for file in files]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise StorageError(reasons.INVALID_TASK, f"more than one disk would be {', '.join(sorted(twice))}; name each disk once")
+    return files
+
+
+def _path(disk: DomainDisk) -> str:
+    if disk.source.host_path is None:
+        raise StorageError(reasons.INVALID_TASK, f"disk {disk.name} has no source; name a hostPath")
+    return disk.source.host_path.path
+
+
+@contextmanager
+def _source(file: _File) -> Iterator[int]:
+    fd = open_allowed(file.source, file.allowed, file.key)
+    try:
+        size = os.fstat(fd).st_size
+        if file.capacity is not None and size > file.capacity:
+            raise StorageError(
+                reasons.SOURCE_UNUSABLE, f"{file.source} has {size} bytes, the disk's capacity is {file.capacity}; raise the capacity"
+            )
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _make(instance: Instance, file: _File, source: int) -> None:
+    part = file.name + PART
+    with storage_errors(f"make {instance.path / file.name} from {file.source}"):
+        target = instance.create(part)
+        try:
+            copy_sparse(source, target)
+            if file.capacity is not None:
+                os.ftruncate(target, file.capacity)
+            os.fsync(target)
+            instance.publish(part, file.name)
+        except (OSError, StorageError):
+            instance.remove(part)
+            raise
+        finally:
+            os.close(target)

@@ -1,0 +1,69 @@
+"""Copy a file as sparse as it is."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+from kubeferry.agent.storage.errors import StorageError
+from kubeferry.api import reasons
+
+_CHUNK = 64 << 20
+"""Bytes asked of the kernel at once."""
+
+_NO_CLONE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What copy_file_range(2) says where the two file systems differ in kind, or lack it."""
+
+
+def copy_sparse(source: int, target: int) -> None:
+    """Copy content and size; holes stay holes, blocks are shared where the file system can.
+
+    Args:
+        source: a file opened for reading.
+        target: an empty file opened for writing.
+
+    Raises:
+        StorageError: `SourceUnusable`: the source changed meanwhile, so the copy is of no use.
+        OSError: the file system refused.
+    """
+    before = os.fstat(source)
+    os.ftruncate(target, before.st_size)
+    for start, end in _extents(source, before.st_size):
+        while start < end:
+            copied = _copy(source, target, start, min(end - start, _CHUNK))
+            if copied == 0:
+                raise _changed(f"it ended at byte {start}, {end} was expected")
+            start += copied
+    after = os.fstat(source)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise _changed("its size or its time of modification is another")
+
+
+def _changed(seen: str) -> StorageError:
+    return StorageError(
+        reasons.SOURCE_UNUSABLE, f"the source changed while it was copied: {seen}; use an image that nobody writes to", retryable=True
+    )
+
+
+def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each stretch of data."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start, end
+
+
+def _copy(source: int, target: int, offset: int, count: int) -> int:
+    """Bytes copied; 0: the source ends here."""
+    try:
+        return os.copy_file_range(source, target, count, offset, offset)
+    except OSError as error:
+        if error.errno not in _NO_CLONE:
+            raise
+    os.lseek(target, offset, os.SEEK_SET)
+    return os.sendfile(target, source, offset, count)

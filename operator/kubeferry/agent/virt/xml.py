@@ -1,0 +1,79 @@
+"""The domain XML that libvirt runs (https://libvirt.org/formatdomain.html), made from the API's Domain alone."""
+
+import re
+from string import ascii_lowercase
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from kubeferry.agent.storage.layout import CONSOLE_LOG, INITRD, KERNEL, disk_file
+from kubeferry.agent.virt.capabilities import libvirt_architecture
+from kubeferry.agent.virt.port import DomainType, HypervisorError
+from kubeferry.api import reasons
+from kubeferry.api.domain import Domain
+
+_NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 can't carry, not even escaped (its production `Char`)."""
+
+
+def render(domain: Domain, directory: str, domain_type: DomainType) -> str:
+    """The domain XML.
+
+    Args:
+        domain: what the VM runs with.
+        directory: its instance directory, absolute, as libvirt sees it.
+        domain_type: how the guest's CPU is run.
+
+    Raises:
+        HypervisorError: a text holds a character that XML can't carry.
+    """
+    root = Element("domain", type=domain_type)
+    _text(root, "uuid", domain.uuid)
+    _text(root, "name", domain.name)
+    _text(root, "memory", str(domain.memory), unit="b")
+    _text(root, "vcpu", str(domain.cpu_cores))
+    _boot(root, domain, directory)
+    features = SubElement(root, "features")
+    SubElement(features, "acpi")
+    SubElement(features, "apic")
+    SubElement(root, "clock", offset="utc")
+    # A guest that powers itself off, or breaks, must be gone from libvirt: only the start gate starts it again.
+    _text(root, "on_poweroff", "destroy")
+    _text(root, "on_reboot", "restart")
+    _text(root, "on_crash", "destroy")
+    _devices(root, domain, directory)
+    xml = tostring(root, encoding="unicode")
+    if bad := _NO_XML.search(xml):
+        raise HypervisorError(
+            reasons.HYPERVISOR_ERROR,
+            f"the VM's domain holds the character U+{ord(bad[0]):04X}, which XML can't carry: take it out of its spec (kernelArgs?)",
+        )
+    return xml
+
+
+def _text(parent: Element, tag: str, text: str, **attributes: str) -> None:
+    SubElement(parent, tag, attributes).text = text
+
+
+def _boot(root: Element, domain: Domain, directory: str) -> None:
+    boot = SubElement(root, "os")
+    _text(boot, "type", "hvm", arch=libvirt_architecture(domain.architecture), machine=domain.machine_type)
+    _text(boot, "kernel", f"{directory}/{KERNEL}")
+    if domain.kernel_boot.initrd_path is not None:
+        _text(boot, "initrd", f"{directory}/{INITRD}")
+    if domain.kernel_boot.kernel_args:
+        _text(boot, "cmdline", domain.kernel_boot.kernel_args)
+
+
+def _devices(root: Element, domain: Domain, directory: str) -> None:
+    devices = SubElement(root, "devices")
+    for letter, disk in zip(ascii_lowercase, domain.disks, strict=False):
+        element = SubElement(devices, "disk", type="file", device="disk")
+        SubElement(element, "driver", name="qemu", type=disk.format.value, cache="none", discard="unmap")
+        SubElement(element, "source", file=f"{directory}/{disk_file(disk)}")
+        SubElement(element, "target", dev=f"vd{letter}", bus=disk.bus.value)
+        if disk.boot_order is not None:
+            SubElement(element, "boot", order=str(disk.boot_order))
+    serial = SubElement(devices, "serial", type="pty")
+    SubElement(serial, "log", file=f"{directory}/{CONSOLE_LOG}", append="on")
+    SubElement(serial, "target", port="0")
+    console = SubElement(devices, "console", type="pty")
+    SubElement(console, "target", type="serial", port="0")

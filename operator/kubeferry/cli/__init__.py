@@ -1,0 +1,1 @@
+"""Entry points: `kubeferry controller` and `kubeferry agent`."""

@@ -1,0 +1,1 @@
+"""The kopf shell of the controller: reads everything, asks `core`, writes everything."""

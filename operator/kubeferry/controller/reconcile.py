@@ -1,0 +1,51 @@
+"""One pass for one VM: gather, decide, execute."""
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from structlog.contextvars import bound_contextvars
+
+from kubeferry.controller.execute import Executor
+from kubeferry.controller.gather import Gatherer
+from kubeferry.core.observed import Observed, VmDecision
+
+Step = Callable[[Observed, datetime, str], VmDecision]
+"""`core.vm.step`."""
+
+AT_ONCE = timedelta()
+
+
+class Reconciler:
+    """The work queue's handler; a key is a VM's uid."""
+
+    def __init__(self, gatherer: Gatherer, step: Step, executor: Executor) -> None:
+        self._gatherer = gatherer
+        self._step = step
+        self._executor = executor
+
+    async def reconcile(self, uid: str) -> timedelta | None:
+        """Bring one VM a step further; when to look at it again, whatever happens.
+
+        Raises:
+            kubeferry.kube.errors.KubeError: a request failed.
+            kubeferry.controller.execute.TaskMismatchError: see there.
+        """
+        with bound_contextvars(vm_uid=uid):
+            observed = await self._gatherer.gather(uid)
+            with bound_contextvars(**_names(observed)):
+                decision = self._step(observed, datetime.now(UTC), str(uuid.uuid4()))
+                if await self._executor.execute(observed, decision):
+                    return AT_ONCE
+                return decision.requeue_after
+
+
+def _names(observed: Observed) -> dict[str, object]:
+    """What every log line of the pass tells."""
+    names: dict[str, object] = {}
+    if observed.vm is not None:
+        names["vm"] = f"{observed.vm.metadata.namespace}/{observed.vm.metadata.name}"
+    if observed.placement is not None:
+        spec = observed.placement.spec
+        names |= {"vm": f"{spec.virtual_machine.namespace}/{spec.virtual_machine.name}", "node": spec.node_name, "epoch": spec.epoch}
+    return names

@@ -1,0 +1,198 @@
+"""What watching has seen and what our own writes were answered: models of what `core` needs, and which VM each belongs to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from pydantic import ValidationError
+
+from kubeferry.api.computenode import ComputeNode
+from kubeferry.api.meta import Meta
+from kubeferry.api.model import load
+from kubeferry.api.placement import Placement
+from kubeferry.api.task import HostTask
+from kubeferry.api.virtualmachine import VirtualMachine
+from kubeferry.controller.index import Index
+from kubeferry.kube.client import Stored
+from kubeferry.kube.server import Body
+
+Keys = frozenset[str]
+"""Keys of the work queue: uids of VMs."""
+Place = tuple[str, str]
+"""Namespace and name."""
+
+KINDS: tuple[type[Stored], ...] = (VirtualMachine, Placement, HostTask, ComputeNode)
+"""What is watched."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedOn:
+    """All that is kept of a Placement: `gather` reads the whole one itself, consistently."""
+
+    metadata: Meta
+    nodes: frozenset[str]
+    """The node that may start the VM, and every node that may hold a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An object that its model refuses."""
+
+    uid: str
+    message: str
+
+
+class Store:
+    """The newest version seen of every object of `KINDS`.
+
+    Watch events come later than the answers to our own writes: an older version never takes the place of a newer one
+    (resourceVersions of one kind can be compared as numbers: KEP-5504).
+    """
+
+    def __init__(self) -> None:
+        self._objects: dict[type[Stored], dict[Place, Stored]] = {kind: {} for kind in KINDS}
+        self._vms: dict[str, VirtualMachine] = {}
+        self._hosts: dict[str, ComputeNode] = {}
+        self._tasks = Index()  # task -> its VM
+        self._sources = Index()  # VM -> the nodes where its hostPath sources lie
+        self._placed = Index()  # VM -> the nodes that its Placement names
+        self.unreadable: dict[tuple[type[Stored], Place], Unreadable] = {}
+        """Objects that nothing is done with until they change: their bodies break the model."""
+
+    def vm(self, uid: str) -> VirtualMachine | None:
+        """The VM of that uid."""
+        return self._vms.get(uid)
+
+    def tasks(self, vm_uid: str) -> tuple[HostTask, ...]:
+        """The HostTasks of a VM, by name."""
+        found = (self._objects[HostTask][("", name)] for name in sorted(self._tasks.naming(vm_uid)))
+        return tuple(task for task in found if isinstance(task, HostTask))
+
+    def hosts(self) -> tuple[ComputeNode, ...]:
+        """Every ComputeNode, by name."""
+        return tuple(self._hosts[name] for name in sorted(self._hosts))
+
+    def known(self, kind: type[Stored]) -> Mapping[Place, str]:
+        """The uid of every object of that kind that is held, the unreadable ones too."""
+        refused = {place: found.uid for (of, place), found in self.unreadable.items() if of is kind}
+        return refused | {place: held.metadata.uid for place, held in self._objects[kind].items()}
+
+    def concerned(self, node: str) -> Keys:
+        """The VMs that are on a node, may have a copy there, or wait for it."""
+        host = self._hosts.get(node)
+        told = host.status.inventory if host is not None and host.status is not None else ()
+        inventory = frozenset(item.uid for item in told if item.uid in self._vms)
+        return self._sources.naming(node) | self._placed.naming(node) | inventory
+
+    def put(self, kind: type[Stored], body: Body, *, anyway: bool = False) -> Keys:
+        """Take in what the API server sent; the VMs to look at, none if it is no news.
+
+        What the model refuses is logged, kept in `unreadable`, and the version held of it is dropped: nothing is to be
+        done by what is no longer asked.
+
+        Args:
+            kind: its kind.
+            body: the whole object.
+            anyway: take an older version, too.
+        """
+        place = _place(body)
+        try:
+            value = load(kind, body)
+        except ValidationError as error:
+            return self._refuse(kind, place, Unreadable(uid=body["metadata"].get("uid", ""), message=str(error)))
+        self.unreadable.pop((kind, place), None)
+        return self.remember(value, anyway=anyway)
+
+    def remember(self, value: Stored, *, anyway: bool = False) -> Keys:
+        """Take in the answer to a write of our own, or a parsed body; arguments and result as of `put`."""
+        kind, place = type(value), (value.metadata.namespace, value.metadata.name)
+        old = self._objects[kind].get(place)
+        if old is not None:
+            was, now = int(old.metadata.resource_version), int(value.metadata.resource_version)
+            if now == was or (now < was and not anyway):
+                return frozenset()
+        keys = self._take(kind, place) | self._keys(value)
+        self._objects[kind][place] = PlacedOn(value.metadata, _nodes(value)) if isinstance(value, Placement) else value
+        self._enter(value)
+        return keys
+
+    def remove(self, kind: type[Stored], body: Body) -> Keys:
+        """Take in that the API server told of a deletion; the VMs to look at."""
+        return self.drop(kind, _place(body), body["metadata"]["uid"])
+
+    def drop(self, kind: type[Stored], place: Place, uid: str) -> Keys:
+        """Hold no longer the object of that uid, if it is still that one; the VMs to look at."""
+        refused = self.unreadable.get((kind, place))
+        if refused is not None and refused.uid == uid:
+            del self.unreadable[kind, place]
+        held = self._objects[kind].get(place)
+        if held is None or held.metadata.uid != uid:
+            return frozenset()
+        return self._take(kind, place)
+
+    def _refuse(self, kind: type[Stored], place: Place, found: Unreadable) -> Keys:
+        self.unreadable[kind, place] = found
+        log.error(
+            "object can't be read: nothing is done with it until it changes",
+            kind=kind.__name__,
+            object="/".join(filter(None, place)),
+            uid=found.uid,
+            error=found.message,
+        )
+        return self._take(kind, place)
+
+    def _take(self, kind: type[Stored], place: Place) -> Keys:
+        """Take an object out, and out of every index."""
+        held = self._objects[kind].pop(place, None)
+        if held is None:
+            return frozenset()
+        keys = self._keys(held)
+        match held:
+            case VirtualMachine():
+                del self._vms[held.metadata.uid]
+                self._sources.remove(held.metadata.uid)
+            case PlacedOn():
+                self._placed.remove(held.metadata.name)
+            case HostTask():
+                self._tasks.remove(held.metadata.name)
+            case ComputeNode():
+                del self._hosts[held.metadata.name]
+        return keys
+
+    def _enter(self, value: Stored) -> None:
+        """Put an object into every index."""
+        match value:
+            case VirtualMachine():
+                self._vms[value.metadata.uid] = value
+                volumes = value.spec.template.spec.volumes
+                self._sources.put(value.metadata.uid, (volume.local_disk.source.host_path.node for volume in volumes))
+            case Placement():
+                self._placed.put(value.metadata.name, _nodes(value))
+            case HostTask():
+                self._tasks.put(value.metadata.name, (value.spec.placement.name,))
+            case ComputeNode():
+                self._hosts[value.metadata.name] = value
+
+    def _keys(self, value: Stored) -> Keys:
+        match value:
+            case VirtualMachine():
+                return frozenset({value.metadata.uid})
+            case HostTask():
+                return frozenset({value.spec.placement.name})
+            case ComputeNode():
+                told = value.status.inventory if value.status is not None else ()
+                return self.concerned(value.metadata.name) | {item.uid for item in told if item.uid in self._vms}
+            case _:  # a Placement bears the uid of its VM as its name
+                return frozenset({value.metadata.name})
+
+
+def _place(body: Body) -> Place:
+    metadata = body["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+def _nodes(placement: Placement) -> frozenset[str]:
+    spec = placement.spec
+    return frozenset({spec.node_name, *(copy.node for copy in spec.copies)}) - {""}

@@ -1,0 +1,115 @@
+import dataclasses
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from builders import UID, domain
+
+from kubeferry.agent.virt.port import HypervisorError
+from kubeferry.agent.virt.xml import render
+from kubeferry.api import reasons
+from kubeferry.api.domain import Domain, KernelBoot
+
+DIRECTORY = f"/var/lib/kubeferry/instances/{UID}"
+
+
+def rendered(value: Domain) -> ElementTree.Element:
+    return ElementTree.fromstring(render(value, DIRECTORY, "qemu"))  # noqa: S314 - rendered here
+
+
+def with_boot(**changes: Any) -> Domain:
+    return domain(kernel_boot=dataclasses.replace(domain().kernel_boot, **changes))
+
+
+def with_disks(*names: str) -> Domain:
+    return domain(disks=tuple(dataclasses.replace(domain().disks[0], name=name) for name in names))
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("uuid", UID),
+        ("name", "shop_web-0"),
+        ("memory[@unit='b']", str(512 << 20)),
+        ("vcpu", "2"),
+        ("os/type[@arch='x86_64'][@machine='pc-q35-7.2']", "hvm"),
+        ("os/kernel", f"{DIRECTORY}/kernel"),
+        ("on_poweroff", "destroy"),
+        ("on_reboot", "restart"),
+        ("on_crash", "destroy"),
+    ],
+)
+def test_the_domain_says(path: str, text: str) -> None:
+    assert rendered(domain()).findtext(path) == text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "features/acpi",
+        "features/apic",
+        "clock[@offset='utc']",
+        "devices/disk[@type='file'][@device='disk']/driver[@name='qemu'][@type='raw'][@cache='none'][@discard='unmap']",
+        f"devices/disk/source[@file='{DIRECTORY}/root.raw']",
+        "devices/disk/target[@dev='vda'][@bus='virtio']",
+        f"devices/serial[@type='pty']/log[@file='{DIRECTORY}/console.log'][@append='on']",
+        "devices/console[@type='pty']/target[@type='serial'][@port='0']",
+    ],
+)
+def test_the_domain_has(path: str) -> None:
+    assert rendered(domain()).find(path) is not None
+
+
+@pytest.mark.parametrize("domain_type", ["kvm", "qemu"])
+def test_the_domain_type_is_the_hosts(domain_type: Any) -> None:
+    assert ElementTree.fromstring(render(domain(), DIRECTORY, domain_type)).get("type") == domain_type  # noqa: S314 - rendered here
+
+
+def test_the_initrd_and_the_command_line_are_the_copied_ones() -> None:
+    boot = rendered(with_boot(initrd_path="/images/initrd.gz", kernel_args="console=ttyS0")).find("os")
+    assert boot is not None
+    assert (boot.findtext("initrd"), boot.findtext("cmdline")) == (f"{DIRECTORY}/initrd", "console=ttyS0")
+
+
+@pytest.mark.parametrize("path", ["os/initrd", "os/cmdline", "devices/disk/boot"])
+def test_what_the_domain_does_not_name_is_left_out(path: str) -> None:
+    assert rendered(domain()).find(path) is None
+
+
+def test_disks_keep_their_order_up_to_the_sixteenth() -> None:
+    names = [f"d{number}" for number in range(16)]
+    disks = rendered(with_disks(*names)).findall("devices/disk")
+    seen = [(disk.find("source").get("file"), disk.find("target").get("dev")) for disk in disks]  # type: ignore[union-attr]
+    assert seen == [(f"{DIRECTORY}/{name}.raw", f"vd{letter}") for name, letter in zip(names, "abcdefghijklmnop", strict=True)]
+
+
+def test_the_boot_order_is_the_disks() -> None:
+    first = dataclasses.replace(domain().disks[0], boot_order=7)
+    order = rendered(domain(disks=(first,))).find("devices/disk/boot")
+    assert order is not None
+    assert order.get("order") == "7"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        with_boot(kernel_args="</cmdline></os><devices><hostdev/></devices>"),
+        with_boot(kernel_args='a="<&>\'" ]]> <!-- &amp; é 漢 \U0001f680'),
+    ],
+    ids=["elements", "quotes"],
+)
+def test_what_an_owner_writes_stays_text(value: Domain) -> None:
+    root = rendered(value)
+    plain = {element.tag for element in rendered(with_boot(kernel_args="plain")).iter()}
+    assert {element.tag for element in root.iter()} <= plain
+    kind = root.find("os/type")
+    assert kind is not None
+    assert kind.get("machine") == value.machine_type
+    assert root.findtext("os/cmdline", "") == value.kernel_boot.kernel_args
+
+
+@pytest.mark.parametrize("character", ["\uffff", "\ufffe"])
+def test_a_character_that_xml_can_not_carry_is_refused(character: str) -> None:
+    with pytest.raises(HypervisorError, match=f"U\\+{ord(character):04X}") as refused:
+        render(domain(kernel_boot=KernelBoot(kernel_path="/k", kernel_args=f"a{character}b")), DIRECTORY, "qemu")
+    assert refused.value.reason == reasons.HYPERVISOR_ERROR

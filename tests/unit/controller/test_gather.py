@@ -1,0 +1,105 @@
+"""Reads: the Placement consistently, the rest from what was seen."""
+
+import pytest
+from fake_cluster import FakeServer
+from samples import first_spec, node_status, vm_body
+
+from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
+from kubeferry.api.meta import Meta
+from kubeferry.api.model import load
+from kubeferry.api.names import FINALIZER
+from kubeferry.api.placement import Placement
+from kubeferry.api.task import HostTask
+from kubeferry.api.virtualmachine import VirtualMachine
+from kubeferry.controller.gather import Gatherer
+from kubeferry.controller.store import Store
+from kubeferry.core import ledger
+from kubeferry.kube.client import Cluster, endpoint
+from kubeferry.kube.errors import Unavailable
+from kubeferry.kube.leases import LeaseWatch
+from kubeferry.kube.server import Ref
+
+VM = Ref(endpoint(VirtualMachine), "web-0", "shop")
+
+
+@pytest.fixture
+def leases() -> LeaseWatch:
+    return LeaseWatch()
+
+
+@pytest.fixture
+def gatherer(cluster: Cluster, store: Store, leases: LeaseWatch) -> Gatherer:
+    return Gatherer(cluster, store, leases, lambda: 200.0)
+
+
+@pytest.fixture
+async def vm(server: FakeServer, cluster: Cluster) -> VirtualMachine:
+    made = load(VirtualMachine, await server.create(VM, vm_body()))
+    return await cluster.patch_finalizers(VirtualMachine, made.metadata, [FINALIZER])
+
+
+@pytest.fixture
+async def placement(vm: VirtualMachine, cluster: Cluster, server: FakeServer) -> Placement:
+    placement = await cluster.create(Placement, Meta(name=vm.metadata.uid), spec=first_spec(vm))
+    server.requests.clear()
+    return placement
+
+
+async def test_a_vm_that_was_seen_is_not_read_but_its_placement_always_is(
+    gatherer: Gatherer, server: FakeServer, store: Store, vm: VirtualMachine, placement: Placement
+) -> None:
+    store.remember(vm)
+    for _ in range(2):
+        observed = await gatherer.gather(vm.metadata.uid)
+    assert (observed.vm, observed.placement) == (vm, placement)
+    assert server.requests == [f"get Placement {vm.metadata.uid}"] * 2
+
+
+async def test_without_a_placement_there_is_none(gatherer: Gatherer, store: Store, vm: VirtualMachine) -> None:
+    store.remember(vm)
+    assert (await gatherer.gather(vm.metadata.uid)).placement is None
+
+
+async def test_a_placement_that_can_not_be_read_ends_the_pass(
+    gatherer: Gatherer, server: FakeServer, store: Store, vm: VirtualMachine
+) -> None:
+    store.remember(vm)
+    server.before[f"get Placement {vm.metadata.uid}"] = [Unavailable("no answer")]
+    with pytest.raises(Unavailable):
+        await gatherer.gather(vm.metadata.uid)
+
+
+async def test_a_vm_that_a_placement_names_but_nobody_saw_is_read_live(
+    gatherer: Gatherer, vm: VirtualMachine, placement: Placement
+) -> None:
+    assert (await gatherer.gather(vm.metadata.uid)).vm == vm
+
+
+async def test_another_vm_of_that_name_is_not_the_one_that_a_placement_names(
+    gatherer: Gatherer, server: FakeServer, vm: VirtualMachine, placement: Placement
+) -> None:
+    del server.objects[VM]
+    assert (await gatherer.gather(vm.metadata.uid)).vm is None
+    await server.create(VM, vm_body())
+    assert (await gatherer.gather(vm.metadata.uid)).vm is None
+
+
+async def test_tasks_are_those_of_the_vm(gatherer: Gatherer, cluster: Cluster, store: Store, placement: Placement) -> None:
+    (missing,) = ledger.missing(placement, ())
+    task = await cluster.create(HostTask, Meta(name=missing.name), spec=missing.spec)
+    store.remember(task)
+    assert (await gatherer.gather(placement.metadata.name)).tasks == (task,)
+    assert (await gatherer.gather("another")).tasks == ()
+
+
+async def test_a_host_is_a_node_that_told_of_itself_with_the_freshness_of_its_lease(
+    gatherer: Gatherer, cluster: Cluster, store: Store, leases: LeaseWatch
+) -> None:
+    for name in ("n1", "n2", "mute"):
+        store.remember(await cluster.create(ComputeNode, Meta(name=name)))
+    for name in ("n1", "n2"):
+        store.remember(await cluster.apply_status(ComputeNode, name, load(ComputeNodeStatus, node_status(host=f"h-{name}"))))
+    leases.saw({"n1": "a", "n2": "a"}, 150.0)
+    leases.saw({"n1": "a", "n2": "b"}, 180.0)
+    hosts = (await gatherer.gather("vm-1")).hosts
+    assert [(host.name, host.status.host_id, host.lease_fresh) for host in hosts] == [("n1", "h-n1", False), ("n2", "h-n2", True)]
