@@ -41,7 +41,7 @@ unit: $(VENV)/.ready ## the tests that need nothing but Python: seconds
 lint: $(VENV)/.ready ## ruff, mypy strict, layers, generated files up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy operator/kubeferry hack tests
+	$(BIN)/mypy operator/kubeferry hack
 	$(BIN)/lint-imports
 	$(BIN)/python hack/generate.py --check
 	@test ! -e operator/__init__.py && test ! -e tests/operator || { echo "operator/__init__.py or tests/operator would shadow Python's own operator module" >&2; exit 1; }

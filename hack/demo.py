@@ -43,7 +43,7 @@ class Demo:
         log = self._lab.hosts[NODE].root / "instances" / uid / "console.log"
 
         def heard() -> str:
-            said = re.findall(rf"GUEST boot={boot} .*", log.read_text(errors="replace")) if log.exists() else []
+            said = re.findall(rf"(GUEST boot={boot} .*)\n", log.read_text(errors="replace")) if log.exists() else []
             if not said:
                 raise NotYet("nothing yet")
             return str(said[-1]).strip()
@@ -57,7 +57,7 @@ class Demo:
         self.kubectl("get", "computenodes")
 
         self.say(f"A VM with one disk, on {NODE}")
-        self.kubectl("apply", "-f", str(MANIFEST))
+        self.kubectl("apply", "-f", os.path.relpath(MANIFEST))
         self.kubectl("wait", f"fvm/{VM}", "--for=condition=Ready", "--timeout=60s")
         self.kubectl("get", "fvm")
         uid = str(json.loads(self._lab.kubectl("get", "fvm", VM, "-o", "json").stdout)["metadata"]["uid"])

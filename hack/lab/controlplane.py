@@ -14,12 +14,12 @@ from typing import TypeVar
 from lab import kubeconfig
 from lab.api import Api
 from lab.certificates import Authority
+from lab.network import ETCD_PEER_PORT, ETCD_PORT, MANAGER_PORT
 from lab.processes import Process
 from lab.site import Site
 from lab.steps import NotYet, wait_until
 
 PORT = 6443
-ETCD_PORT, ETCD_PEER_PORT, MANAGER_PORT = 2379, 2380, 10257
 SERVICE_RANGE, SERVICE_ADDRESS = "10.96.0.0/24", "10.96.0.1"
 START_SECONDS = 60.0
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}

@@ -14,9 +14,10 @@ from lab.controlplane import ControlPlane
 from lab.hosts import Host
 from lab.processes import Process
 from lab.product import Agent, Controller
-from lab.steps import LabError
+from lab.steps import LabError, NotYet, wait_until
 
 HOSTS = ("worker-1", "worker-2", "worker-3")
+READY_SECONDS = 30.0
 MANIFESTS = Manifests(crds=paths.REPOSITORY / "manifests" / "crds.yaml", rest=paths.REPOSITORY / "manifests" / "kubeferry.yaml")
 
 
@@ -48,7 +49,7 @@ class Lab:
         self.stop()
 
     def start(self) -> None:
-        """Start everything; returns when the controller and the agents run (what they do by then is theirs to tell).
+        """Start everything; returns when every host's ComputeNode is Ready.
 
         Raises:
             LabError: a step of the lab failed. What was started until then is removed.
@@ -56,6 +57,7 @@ class Lab:
         self.start_infrastructure()
         try:
             _at_once([self.start_controller, *(partial(self.start_agent, name) for name in self._names)])
+            _at_once([partial(self._wait_ready, name) for name in self._names])
         except BaseException:
             self.stop()
             raise
@@ -202,6 +204,16 @@ class Lab:
         guest.furnish(host.root / "images", marker=name)
         host.boot()
         self.hosts[name] = host
+
+    def _wait_ready(self, host: str) -> None:
+        def ready() -> None:
+            path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
+            told = self.kubectl("get", "computenode", host, "-o", path, check=False)
+            if told.stdout != "True":
+                raise NotYet(told.stderr.strip() or f"Ready is {told.stdout!r}")
+
+        agent = self.agent(host)
+        wait_until(f"the ComputeNode of {host}", ready, seconds=READY_SECONDS, log=agent.log, process=agent)
 
     def _ground(self) -> site.Site:
         if self._site is None:

@@ -4,8 +4,10 @@ Slot N has the subnet 10.199.N.0/24: the machine (and so the API server) is .1, 
 What only the machine itself talks to listens at 127.83.N.1.
 """
 
+import errno
 import json
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,8 @@ SLOTS = range(1, 255)
 PREFIX = 24
 NETNS = Path("/run/netns")
 LINKS = Path("/sys/class/net")
+# On the loopback address.
+ETCD_PORT, ETCD_PEER_PORT, MANAGER_PORT = 2379, 2380, 10257
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,10 @@ class Network:
 
 
 def is_free(slot: int) -> bool:
-    """Whether no link of the machine is named by this slot."""
-    return not any(link.name == f"kf-{slot}" or link.name.startswith(f"kf-{slot}-") for link in LINKS.iterdir())
+    """Whether no link of the machine is named by this slot, and nothing listens where the lab would."""
+    linked = any(link.name == f"kf-{slot}" or link.name.startswith(f"kf-{slot}-") for link in LINKS.iterdir())
+    loopback = Network("", slot).loopback
+    return not linked and all(_listenable(loopback, port) for port in (ETCD_PORT, ETCD_PEER_PORT, MANAGER_PORT))
 
 
 def bridges() -> list[str]:
@@ -148,3 +154,15 @@ def _batch(processes: Processes, *commands: str, netns: str | None = None) -> No
     """Run several commands by one `ip`."""
     where = ["-netns", netns] if netns else []
     processes.run(["ip", *where, "-batch", "-"], stdin="\n".join(commands) + "\n")
+
+
+def _listenable(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+    return True

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lab import guest, mountpoint, removal, toolchain
+from lab import guest, mountpoint, network, paths, removal, toolchain
 from lab.hosts import Host
 from lab.lab import Lab
+from lab.network import Network
 from lab.processes import identify, runs
 from lab.record import Entry, Identity, Link, Netns, Record, Started
-from lab.steps import LabError, NotYet, wait_until
+from lab.steps import LabError, NotYet, run, wait_until
 
 DOMAIN = """
 <domain type='qemu'>
@@ -116,6 +118,23 @@ def test_a_guest_survives_a_power_cut_of_its_host_as_a_disk_and_not_as_a_process
     console_shows(worker, "GUEST boot=2 marker=worker-1")
     worker.run(["virsh", "destroy", "guest"])
     assert "defunct" not in worker.run(["ps", "-e"]).stdout
+
+
+def test_a_file_is_read_as_the_journal_says_without_a_change_to_the_image(tmp_path: Path) -> None:
+    image, block, commands = tmp_path / "disk", tmp_path / "block", tmp_path / "commands"
+    guest.make_disk(image, "before", guest.DISK_BYTES)
+    number = run(["debugfs", "-R", "blocks /marker", image]).stdout.strip()
+    block.write_bytes(b"behind".ljust(1024, b"\0"))
+    commands.write_text(f"journal_open\njournal_write -b {number} {block}\njournal_close\n")
+    run(["debugfs", "-w", "-f", commands, image])
+    content = image.read_bytes()
+    assert guest.read_file(image, "/marker") == "behind"
+    assert image.read_bytes() == content
+    with pytest.raises(FileNotFoundError, match="no file /missing"):
+        guest.read_file(image, "/missing")
+    image.write_bytes(bytes(4096))
+    with pytest.raises(LabError, match="e2fsck"):
+        guest.read_file(image, "/marker")
 
 
 def everything_on(host: Host) -> list[Identity]:
@@ -237,6 +256,15 @@ def test_a_failing_step_says_what_it_waited_for_with_the_log_and_nothing_is_left
     assert removal.existing() == before
 
 
+def test_a_slot_whose_addresses_somebody_listens_at_is_not_taken() -> None:
+    slot = next(slot for slot in reversed(network.SLOTS) if network.is_free(slot))
+    with socket.socket() as stranger:
+        stranger.bind((Network("", slot).loopback, network.ETCD_PORT))
+        stranger.listen()
+        assert not network.is_free(slot)
+    assert network.is_free(slot)
+
+
 def first(kind: type[Entry], name: str = "") -> Callable[[list[Entry]], bool]:
     return lambda entries: any(isinstance(entry, kind) and name in getattr(entry, "name", "") for entry in entries)
 
@@ -257,7 +285,9 @@ def test_a_lab_whose_starter_is_killed_is_removed_whole_and_another_lab_is_left_
 ) -> None:
     known = removal.existing()
     with (tmp_path / "starter").open("w") as output:
-        starter = subprocess.Popen([sys.executable, "-c", STARTER], env=os.environ | {"PYTHONPATH": "hack"}, stdout=output, stderr=output)
+        starter = subprocess.Popen(
+            [sys.executable, "-c", STARTER], env=os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)}, stdout=output, stderr=output
+        )
     with starter:
 
         def at_the_point() -> Path:

@@ -44,12 +44,17 @@ def controller(config: ConfigFile) -> None:
 @app.command()
 def agent(config: ConfigFile) -> None:
     """Run the agent of this node, until SIGTERM."""
+    from kubeferry.agent.identity import IdentityError
     from kubeferry.agent.run import run_agent
     from kubeferry.agent.settings import AgentSettings
 
     settings = _read(config, AgentSettings)
     configure_logs(settings.log_format)
-    run_agent(settings)
+    try:
+        run_agent(settings)
+    except IdentityError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(code=1) from error
 
 
 def _read(config: Path, model: type[M]) -> M:

@@ -81,7 +81,7 @@ def placed(vm: VirtualMachine, spec: PlacementSpec, host: Host | None, now: date
     ready = _ready(spec, host)
     told = {
         reasons.SCHEDULED: _Told(Status.TRUE, reasons.PLACED, f"on {spec.node_name}"),
-        reasons.VOLUMES_READY: _Told(Status.TRUE, reasons.CREATED) if made else _progress(create, reasons.CREATING),
+        reasons.VOLUMES_READY: _Told(Status.TRUE, reasons.CREATED) if made else _progress(spec, Verb.CREATE, reasons.CREATING),
         reasons.READY: ready,
         reasons.NEEDS_ATTENTION: _attention(vm, spec),
     }
@@ -98,15 +98,17 @@ def placed(vm: VirtualMachine, spec: PlacementSpec, host: Host | None, now: date
     )
 
 
-def _failed(spec: PlacementSpec) -> Step | None:
-    """The newest step, if it failed."""
-    newest = max(spec.steps, key=lambda s: s.seq, default=None)
-    return newest if newest is not None and newest.state in (StepState.FAILED, StepState.SUPERSEDED) else None
+def _failed(spec: PlacementSpec, *verbs: Verb) -> Step | None:
+    """The newest step that ended, of those verbs, if it failed; that it was asked again meanwhile mends nothing yet."""
+    ended = (s for s in spec.steps if s.state != StepState.PENDING and s.verb in verbs)
+    newest = max(ended, key=lambda s: s.seq, default=None)
+    return None if newest is None or newest.state == StepState.SUCCEEDED else newest
 
 
-def _progress(step: Step | None, doing: str) -> _Told:
-    if step is not None and step.error is not None:
-        return _Told(Status.FALSE, step.error.reason, step.error.message)
+def _progress(spec: PlacementSpec, verb: Verb, doing: str) -> _Told:
+    failed = _failed(spec, verb)
+    if failed is not None and failed.error is not None:
+        return _Told(Status.FALSE, failed.error.reason, failed.error.message)
     return _Told(Status.FALSE, doing)
 
 
@@ -127,7 +129,7 @@ def _ready(spec: PlacementSpec, host: Host | None) -> _Told:
     start = last(spec, Verb.START)
     if start is not None and start.state == StepState.SUCCEEDED:
         return _Told(Status.FALSE, reasons.STOPPED, f"not running on {spec.node_name}; its agent starts it through the start gate")
-    return _progress(start, reasons.STARTING if start is not None else reasons.CREATING)
+    return _progress(spec, Verb.START, reasons.STARTING if start is not None else reasons.CREATING)
 
 
 def _attention(vm: VirtualMachine, spec: PlacementSpec) -> _Told:
@@ -137,7 +139,7 @@ def _attention(vm: VirtualMachine, spec: PlacementSpec) -> _Told:
             reasons.DELETION_UNSUPPORTED,
             f"this version can't delete a VM that was placed: it runs on at {spec.node_name} and its disks stay",
         )
-    failed = _failed(spec)
+    failed = _failed(spec, *Verb)
     if failed is not None and failed.error is not None and not failed.error.retryable:
         return _Told(Status.TRUE, failed.error.reason, f"{failed.verb} on {failed.node}: {failed.error.message}")
     return _Told(Status.FALSE, reasons.AS_EXPECTED)
@@ -150,6 +152,6 @@ def _printable(vm: VirtualMachine, ready: _Told, spec: PlacementSpec) -> Printab
         return PrintableStatus.UNKNOWN
     if ready.status == Status.TRUE:
         return PrintableStatus.RUNNING
-    if _failed(spec) is not None:
+    if _failed(spec, *Verb) is not None:
         return PrintableStatus.ERROR
     return PrintableStatus.STARTING if last(spec, Verb.START) is not None else PrintableStatus.PROVISIONING

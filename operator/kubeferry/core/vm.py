@@ -16,9 +16,6 @@ UNPLACED_RETRY = timedelta(seconds=10)
 FIRST_RETRY = timedelta(seconds=5)
 LONGEST_RETRY = timedelta(minutes=5)
 
-NEVER_AGAIN = frozenset({reasons.HOST_REPLACED, reasons.HISTORY_DIVERGED, reasons.JOURNALS_LOST})
-"""Failures that asking again can't mend: a human resolves them."""
-
 
 def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
     """What to write next for one VM.
@@ -98,8 +95,6 @@ def _advance(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedel
 
 
 def _again(spec: PlacementSpec, failed: Step, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
-    if failed.error is not None and failed.error.reason in NEVER_AGAIN:
-        return spec, None
     failures = sum(s.verb == failed.verb and s.state != StepState.SUCCEEDED for s in spec.steps)
     delay = min(FIRST_RETRY * 2 ** (failures - 1), LONGEST_RETRY)
     due = (failed.finished_at or now) + delay

@@ -152,15 +152,19 @@ def test_the_ledger_stays_bounded_however_often_a_host_refuses() -> None:
     assert len(cluster.placement.spec.steps) <= 9
 
 
-@pytest.mark.parametrize("reason", [reasons.HISTORY_DIVERGED, reasons.HOST_REPLACED, reasons.JOURNALS_LOST])
-def test_what_only_a_human_can_mend_is_not_asked_again(reason: str) -> None:
+def test_what_a_human_must_mend_stays_told_while_it_is_asked_again() -> None:
     cluster = Cluster()
     cluster.step()
-    cluster.answer(failed(reason))
-    assert cluster.step(0).requeue_after is None
-    cluster.step(86_400)
-    assert cluster.tasks == {}
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reason)
+    cluster.answer(failed(reasons.JOURNALS_LOST))
+    cluster.step()
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.JOURNALS_LOST)
+    cluster.step(5)
+    assert [t.spec.verb for t in cluster.tasks.values()] == [Verb.CREATE]
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.JOURNALS_LOST)
+    assert cluster.condition(reasons.VOLUMES_READY) == (Status.FALSE, reasons.JOURNALS_LOST)
+    cluster.answer(succeeded(TaskState.CREATED))
+    cluster.step(6)
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
 
 
 def test_a_refusal_is_told_with_its_reason_where_an_operator_looks_first() -> None:

@@ -71,7 +71,9 @@ class LibvirtHypervisor:
         with self._connected() as connection:
             xml = connection.getCapabilities()
             version = connection.getVersion()
-            _arch, memory_mib, cpus, *_rest = connection.getInfo()
+            cpus = connection.getInfo()[2]
+            # Not getInfo's: that sums NUMA cells, which know nothing of memory that was plugged in later.
+            memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)[libvirt.VIR_NODE_MEMORY_STATS_TOTAL]
         offered = parse_capabilities(xml, self._domain_type)
         return HypervisorFacts(
             domain_type=self._domain_type,
@@ -79,7 +81,7 @@ class LibvirtHypervisor:
             architecture=offered.architecture,
             machine_types=offered.machine_types,
             cpu=NodeCpu(count=cpus, model=offered.cpu_model),
-            memory=memory_mib * 1024**2,
+            memory=memory * 1024,
         )
 
     def domains(self) -> Mapping[str, bool]:

@@ -111,3 +111,18 @@ def test_text_logs_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "vm=shop/web-0" in lines[0]
     assert "watch of things lost" in lines[1]
     assert lines[-1] == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.usefixtures("restored")
+def test_an_agent_that_cannot_be_this_hosts_says_why_in_one_line_and_exits_with_1(tmp_path: Path) -> None:
+    path = written(tmp_path, f"nodeName: a\ninstancesPath: {tmp_path}/missing\nstatePath: {tmp_path}/state")
+    result = CliRunner().invoke(app, ["agent", "--config", str(path)])
+    assert result.exit_code == 1
+    assert result.stderr == f"instancesPath {tmp_path}/missing is no directory: mount the file system of the disks there, or make it\n"
+
+
+def test_an_agents_allow_list_takes_absolute_paths_only(tmp_path: Path) -> None:
+    path = written(tmp_path, "nodeName: a\nallow: {hostPaths: [images]}")
+    result = CliRunner().invoke(app, ["agent", "--config", str(path)])
+    assert result.exit_code == 2
+    assert "allow.hostPaths.0" in result.stderr
