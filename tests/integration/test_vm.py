@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import Vm, create_vm, vm_manifest
+from lab_vm import Vm, create_vm, vm_manifest
 from watcher import Watcher, qemu_processes
 
 from kubeferry.api import reasons
@@ -58,6 +58,7 @@ def test_kubectl_shows_what_an_operator_looks_for(lab: Lab, namespace: str) -> N
     lab.kubectl("wait", "fvm/shown", "-n", namespace, "--for=condition=Ready", "--timeout=10s")
     found = lab.kubectl("get", "fvm", "-A", "--field-selector", "status.nodeName=worker-2", "-o", "name").stdout
     assert "virtualmachine.kubeferry.io/shown" in found
+    lab.kubectl("wait", "computenode/worker-2", "--for=condition=Ready", "--timeout=10s")
     assert "Direct boot" in lab.kubectl("explain", "fvm.spec.template.spec.domain.firmware.kernelBoot").stdout
 
 

@@ -45,7 +45,7 @@ class Condition:
     ]
     message: Annotated[str, Field(max_length=4096, description="What was seen, what was expected, and what to do.")] = ""
     last_transition_time: Annotated[Time, Field(description="When the status changed last.")]
-    observed_generation: Annotated[Int, Field(ge=0, description="The metadata.generation that this was told of.")] = 0
+    observed_generation: Annotated[Int | None, Field(ge=0, description="The metadata.generation that this was told of.")] = None
 
 
 def condition(conditions: Iterable[Condition], kind: str) -> Condition | None:
@@ -54,9 +54,12 @@ def condition(conditions: Iterable[Condition], kind: str) -> Condition | None:
 
 
 def with_condition(
-    conditions: tuple[Condition, ...], kind: str, status: Status, reason: str, message: str, generation: int, now: datetime
+    conditions: tuple[Condition, ...], kind: str, status: Status, reason: str, message: str, generation: int | None, now: datetime
 ) -> tuple[Condition, ...]:
-    """`conditions` with one more or newer; its transition time moves only when its status does (apimachinery's `SetStatusCondition`)."""
+    """`conditions` with one more or newer; its transition time moves only when its status does (apimachinery's `SetStatusCondition`).
+
+    `generation` is None for what no spec asks for: a condition that tells of an older generation than the object's is waited for.
+    """
     old = condition(conditions, kind)
     since = old.last_transition_time if old is not None and old.status == status else now
     new = Condition(

@@ -27,7 +27,8 @@ def model(cls: type[T]) -> type[T]:
     return cast(type[T], made)
 
 
-_adapter = cast(Callable[[Any], TypeAdapter[Any]], cache(TypeAdapter))
+adapter = cast(Callable[[Any], TypeAdapter[Any]], cache(TypeAdapter))
+"""The parser and serializer of a model, made once."""
 
 
 def load(kind: type[T], body: Mapping[str, Any] | str | bytes) -> T:
@@ -40,20 +41,20 @@ def load(kind: type[T], body: Mapping[str, Any] | str | bytes) -> T:
     Raises:
         pydantic.ValidationError: a field is missing or out of its bounds; the message names it.
     """
-    adapter = _adapter(kind)
-    value: T = adapter.validate_json(body) if isinstance(body, str | bytes) else adapter.validate_python(body)
+    parser = adapter(kind)
+    value: T = parser.validate_json(body) if isinstance(body, str | bytes) else parser.validate_python(body)
     return value
 
 
 def dump(value: object) -> dict[str, Any]:
     """The JSON object of a model as the API server takes it; fields without a value are left out."""
-    body: dict[str, Any] = _adapter(type(value)).dump_python(value, mode="json", by_alias=True, exclude_none=True)
+    body: dict[str, Any] = adapter(type(value)).dump_python(value, mode="json", by_alias=True, exclude_none=True)
     return body
 
 
 def schema(kind: type) -> dict[str, Any]:
     """The JSON schema of a model, with `$defs`."""
-    return _adapter(kind).json_schema(by_alias=True)
+    return adapter(kind).json_schema(by_alias=True)
 
 
 def _rfc3339(time: AwareDatetime) -> str:

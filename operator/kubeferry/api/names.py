@@ -4,9 +4,6 @@ GROUP = "kubeferry.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
-HYPERVISOR_LABEL = f"{GROUP}/hypervisor"
-"""A node with this label set to `true` is a hypervisor: the agent's DaemonSet selects it."""
-
 FINALIZER = f"{GROUP}/protection"
 """Holds a VirtualMachine until its disks are in the trash, and a Placement for as long as a host may hold a copy."""
 

@@ -22,13 +22,15 @@ class Gatherer:
         self._clock = clock
 
     async def gather(self, uid: str) -> Observed:
-        """All that is known of the VM of that uid. Its Placement is read consistently, the rest is what watching has seen.
+        """All that is known of the VM of that uid.
+
+        Its Placement is read consistently, and so is a VM without one; the rest is what watching has seen.
 
         Raises:
             kubeferry.kube.errors.KubeError: a read failed.
         """
         placement = await self._placement(uid)
-        vm = self._store.vm(uid) or await self._missing_vm(uid, placement)
+        vm = await self._vm(uid, placement)
         return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=self._hosts())
 
     async def _placement(self, uid: str) -> Placement | None:
@@ -37,13 +39,23 @@ class Gatherer:
         except NotFound:
             return None
 
-    async def _missing_vm(self, uid: str, placement: Placement | None) -> VirtualMachine | None:
-        """The VM that a Placement names but watching has not seen: read live, since nothing may be concluded from a gap."""
-        if placement is None:
+    async def _vm(self, uid: str, placement: Placement | None) -> VirtualMachine | None:
+        """The VM: as watching has seen it where it is placed, else read live.
+
+        A first Placement gives a node the right to start the VM, which no late news of its deletion takes back; and nothing may
+        be concluded from a gap in what watching has seen.
+        """
+        seen = self._store.vm(uid)
+        if seen is not None and placement is not None:
+            return seen
+        if seen is not None:
+            name, namespace = seen.metadata.name, seen.metadata.namespace
+        elif placement is not None:
+            name, namespace = placement.spec.virtual_machine.name, placement.spec.virtual_machine.namespace
+        else:
             return None
-        named = placement.spec.virtual_machine
         try:
-            vm = await self._cluster.get(VirtualMachine, named.name, named.namespace)
+            vm = await self._cluster.get(VirtualMachine, name, namespace)
         except NotFound:
             return None
         return vm if vm.metadata.uid == uid else None

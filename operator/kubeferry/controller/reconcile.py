@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import structlog
 from structlog.contextvars import bound_contextvars
 
 from kubeferry.controller.execute import Executor
@@ -14,6 +15,8 @@ Step = Callable[[Observed, datetime, str], VmDecision]
 """`core.vm.step`."""
 
 AT_ONCE = timedelta()
+
+log = structlog.get_logger(__name__)
 
 
 class Reconciler:
@@ -34,6 +37,8 @@ class Reconciler:
         with bound_contextvars(vm_uid=uid):
             observed = await self._gatherer.gather(uid)
             with bound_contextvars(**_names(observed)):
+                if observed.vm is None and observed.placement is not None:
+                    log.warning("the VM of a Placement is gone although it was protected: what is there is left as it is")
                 decision = self._step(observed, datetime.now(UTC), str(uuid.uuid4()))
                 if await self._executor.execute(observed, decision):
                     return AT_ONCE

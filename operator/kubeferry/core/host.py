@@ -52,7 +52,7 @@ class Act:
 
 
 Answer = Refuse | Acknowledge | Act
-Cell = Callable[[HostTaskSpec, Journal | None], Answer]
+Cell = Callable[[HostTaskSpec, Journal | None, PlacementSpec], Answer]
 
 
 def answer(task: HostTaskSpec, journal: Journal | None, placement: PlacementSpec, host_id: str) -> Answer:
@@ -78,7 +78,7 @@ def answer(task: HostTaskSpec, journal: Journal | None, placement: PlacementSpec
     cell = TABLE.get((role, task.verb))
     if cell is None:
         return _refused(task, role)
-    return cell(task, journal)
+    return cell(task, journal, placement)
 
 
 def _refused(task: HostTaskSpec, role: Role) -> Refuse:
@@ -91,36 +91,39 @@ def _domain(task: HostTaskSpec) -> Domain | None:
 
 
 def _begin(task: HostTaskSpec, journal: Journal | None, role: Role, effect: Effect) -> Answer:
-    """`journal`, or a new one, at the task's epoch and in that role."""
+    """The journal at the task's epoch and in that role; a new one, if `journal` is None."""
     domain = _domain(task)
     if domain is None or domain.uuid != task.placement.name:
         return Refuse(reasons.INVALID_TASK, f"the task lacks the parameters of {task.verb}, or they are of another VM")
     step = JournalStep(seq=task.seq, verb=task.verb)
-    if journal is None or journal.role in (Role.NONE, Role.GONE):
-        journal = Journal(uid=task.placement.name, epoch=task.epoch, epoch_id=task.epoch_id, role=role, step=step, domain=domain)
-    return Act(
-        dataclasses.replace(journal, epoch=task.epoch, epoch_id=task.epoch_id, role=role, step=step, domain=domain),
-        effect,
-    )
+    if journal is None:
+        fresh = Journal(uid=domain.uuid, epoch=task.epoch, epoch_id=task.epoch_id, role=role, step=step, domain=domain)
+        return Act(fresh, effect)
+    return Act(dataclasses.replace(journal, epoch=task.epoch, epoch_id=task.epoch_id, role=role, step=step, domain=domain), effect)
 
 
-def _create_new(task: HostTaskSpec, journal: Journal | None) -> Answer:
-    return _begin(task, journal, Role.INCOMING, Effect.MAKE_DISKS)
+def _create_new(task: HostTaskSpec, _: Journal | None, placement: PlacementSpec) -> Answer:
+    # Nothing of the VM is here, so nothing here could tell a late task from a wanted one: disks made anew from their sources,
+    # ACTIVE, on a host that the VM has left long ago.
+    if task.epoch != placement.epoch or not guards.gate_node(placement, task.node, task.host_id):
+        where = f"{placement.node_name or 'no node'} (host {placement.host_id or 'none'}) at epoch {placement.epoch}"
+        return Refuse(reasons.NOT_PLACED_HERE, f"the Placement names {where}; the task is for {task.node} at epoch {task.epoch}")
+    return _begin(task, None, Role.INCOMING, Effect.MAKE_DISKS)
 
 
-def _create_again(task: HostTaskSpec, journal: Journal | None) -> Answer:
+def _create_again(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
     if journal is None or task.epoch != journal.epoch:
         return _refused(task, Role.INCOMING)
     return _begin(task, journal, Role.INCOMING, Effect.MAKE_DISKS)
 
 
-def _created_before(task: HostTaskSpec, journal: Journal | None) -> Answer:
+def _created_before(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
     if journal is None or task.epoch != journal.epoch:
         return _refused(task, Role.ACTIVE)
     return Acknowledge(TaskState.CREATED)
 
 
-def _start(task: HostTaskSpec, journal: Journal | None) -> Answer:
+def _start(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
     return _begin(task, journal, Role.ACTIVE, Effect.START)
 
 

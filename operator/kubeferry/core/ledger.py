@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from kubeferry.api.placement import Placement, PlacementSpec, Step, StepState
+from kubeferry.api.placement import Copy, Placement, PlacementSpec, Step, StepState
 from kubeferry.api.task import CreateParameters, HostTask, HostTaskSpec, PlacementReference, StartParameters, TaskPhase, Verb
 from kubeferry.core.observed import NewTask
 
@@ -55,21 +55,30 @@ def task(placement: Placement, step: Step) -> NewTask:
     )
 
 
-def settle(spec: PlacementSpec, tasks: Iterable[HostTask], now: datetime) -> PlacementSpec:
-    """The Placement with the outcomes of its tasks copied into the ledger, and what is old dropped from it."""
+def settle(placement: Placement, tasks: Iterable[HostTask], now: datetime) -> PlacementSpec:
+    """The Placement with the outcomes of its tasks copied into the ledger, and what is old dropped from it.
+
+    Only a task that asks exactly what the ledger says answers for a step: after a restore of etcd, names are used again.
+    """
+    spec = placement.spec
     by_name = {t.metadata.name: t for t in tasks}
-    steps = tuple(_outcome(step, by_name.get(task_name(spec, step)), now) for step in spec.steps)
-    acknowledged = {
-        step.host_id: _epoch_id(spec, step)
-        for step, before in zip(steps, spec.steps, strict=True)
-        if step.state == StepState.SUCCEEDED and before.state == StepState.PENDING
-    }
-    copies = tuple(dataclasses.replace(c, epoch_id=acknowledged.get(c.host_id, c.epoch_id)) for c in spec.copies)
+    steps = tuple(_outcome(placement, step, by_name.get(task_name(spec, step)), now) for step in spec.steps)
+    done = [s for s in steps if s.state == StepState.SUCCEEDED]
+    copies = tuple(_acknowledged(spec, copy, [s.epoch for s in done if s.host_id == copy.host_id]) for copy in spec.copies)
     return dataclasses.replace(spec, steps=_pruned(steps, spec.epoch, now), copies=copies)
 
 
-def _outcome(step: Step, done: HostTask | None, now: datetime) -> Step:
+def _acknowledged(spec: PlacementSpec, copy: Copy, epochs: list[int]) -> Copy:
+    """The copy with the id of the newest epoch that its host acknowledged; an old step that ends late takes nothing back."""
+    known = [spec.epoch - spec.lineage.index(copy.epoch_id)] if copy.epoch_id in spec.lineage else []
+    newest = max([*epochs, *known], default=None)
+    return copy if newest is None else dataclasses.replace(copy, epoch_id=spec.lineage[spec.epoch - newest])
+
+
+def _outcome(placement: Placement, step: Step, done: HostTask | None, now: datetime) -> Step:
     if step.state != StepState.PENDING or done is None or done.status is None or done.status.phase not in _ENDED:
+        return step
+    if done.spec != task(placement, step).spec:
         return step
     status = done.status
     return dataclasses.replace(step, state=_ENDED[status.phase], finished_at=now, result=status.result, error=status.error)
@@ -82,10 +91,15 @@ def _pruned(steps: tuple[Step, ...], epoch: int, now: datetime) -> tuple[Step, .
         if step.epoch != epoch:
             return False
         # The newest of each verb says how things stand, however old it is.
-        if step.state != StepState.FAILED or all(other.verb != step.verb for other in later):
+        if all(other.verb != step.verb for other in later):
             return True
         failed_later = sum(other.verb == step.verb and other.state == StepState.FAILED for other in later)
-        return failed_later < FAILED_KEPT_PER_VERB and step.finished_at is not None and now - step.finished_at < FAILED_KEPT
+        return (
+            step.state == StepState.FAILED
+            and failed_later < FAILED_KEPT_PER_VERB
+            and step.finished_at is not None
+            and now - step.finished_at < FAILED_KEPT
+        )
 
     return tuple(step for index, step in enumerate(steps) if stays(step, steps[index + 1 :]))
 
@@ -101,3 +115,34 @@ def recorded(spec: PlacementSpec, tasks: Iterable[HostTask]) -> tuple[str, ...]:
     """Names of the tasks whose outcome stands in the ledger, or whose step is long gone from it."""
     pending = {step.seq for step in spec.steps if step.state == StepState.PENDING}
     return tuple(t.metadata.name for t in tasks if t.spec.seq <= spec.seq and t.spec.seq not in pending)
+
+
+def mismatched(placement: Placement, tasks: Iterable[HostTask]) -> HostTask | None:
+    """A task that bears the name of a Pending step, but asks something else."""
+    asked = {task_name(placement.spec, s): task(placement, s).spec for s in placement.spec.steps if s.state == StepState.PENDING}
+    return next((t for t in tasks if t.metadata.name in asked and t.spec != asked[t.metadata.name]), None)
+
+
+def unanswered(placement: Placement, tasks: Iterable[HostTask]) -> Step | None:
+    """The oldest Pending step whose task no agent has begun."""
+    begun = {t.metadata.name for t in tasks if t.status is not None}
+    waiting = (s for s in placement.spec.steps if s.state == StepState.PENDING and task_name(placement.spec, s) not in begun)
+    return min(waiting, key=lambda s: s.seq, default=None)
+
+
+def last(spec: PlacementSpec, verb: Verb) -> Step | None:
+    """The newest step of that verb in the ledger."""
+    return max((s for s in spec.steps if s.verb == verb), key=lambda s: s.seq, default=None)
+
+
+def failed(spec: PlacementSpec, *verbs: Verb) -> Step | None:
+    """The newest step that ended, of those verbs, if it failed; that it was asked again meanwhile mends nothing yet."""
+    ended = (s for s in spec.steps if s.state != StepState.PENDING and s.verb in verbs)
+    newest = max(ended, key=lambda s: s.seq, default=None)
+    return None if newest is None or newest.state == StepState.SUCCEEDED else newest
+
+
+def created(spec: PlacementSpec) -> bool:
+    """Whether the VM's disks were made. No later epoch begins before that, and its ledger tells no more of a Create."""
+    step = last(spec, Verb.CREATE)
+    return spec.epoch > 1 or (step is not None and step.state == StepState.SUCCEEDED)

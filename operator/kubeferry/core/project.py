@@ -6,10 +6,11 @@ from datetime import datetime
 
 from kubeferry.api import reasons
 from kubeferry.api.meta import Condition, Status, with_condition
-from kubeferry.api.placement import PlacementSpec, Step, StepState
+from kubeferry.api.placement import PlacementSpec, StepState
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
+from kubeferry.core import ledger
 from kubeferry.core.observed import Host
 
 
@@ -22,9 +23,12 @@ class _Told:
     message: str = ""
 
 
-def last(spec: PlacementSpec, verb: Verb) -> Step | None:
-    """The newest step of that verb in the ledger."""
-    return max((s for s in spec.steps if s.verb == verb), key=lambda s: s.seq, default=None)
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that a human must look at."""
+
+    reason: str
+    message: str
 
 
 def _conditions(vm: VirtualMachine, told: dict[str, _Told], now: datetime) -> tuple[Condition, ...]:
@@ -57,9 +61,12 @@ def placement_lost(vm: VirtualMachine, held: Sequence[str], now: datetime) -> Vi
         f"the Placement {vm.metadata.uid} is gone; the VM was last known on {node or 'no node'}; hosts that hold a copy: "
         f"{', '.join(held) or 'none that answers'}. Nothing is started, moved or deleted until a human restores it"
     )
+    unknown = _Told(Status.UNKNOWN, reasons.PLACEMENT_LOST, message)
     told = {
+        reasons.SCHEDULED: unknown,
+        reasons.VOLUMES_READY: unknown,
+        reasons.READY: unknown,
         reasons.NEEDS_ATTENTION: _Told(Status.TRUE, reasons.PLACEMENT_LOST, message),
-        reasons.READY: _Told(Status.UNKNOWN, reasons.PLACEMENT_LOST, message),
     }
     return VirtualMachineStatus(
         printable_status=PrintableStatus.UNKNOWN,
@@ -72,18 +79,21 @@ def placement_lost(vm: VirtualMachine, held: Sequence[str], now: datetime) -> Vi
     )
 
 
-def placed(vm: VirtualMachine, spec: PlacementSpec, host: Host | None, now: datetime) -> VirtualMachineStatus | None:
+def placed(
+    vm: VirtualMachine, spec: PlacementSpec, host: Host | None, trouble: Trouble | None, now: datetime
+) -> VirtualMachineStatus | None:
     """The status of a VM that has a node; None while it is not known yet whether that node lives."""
     if host is not None and host.lease_fresh is None:
         return None
-    create = last(spec, Verb.CREATE)
-    made = create is not None and create.state == StepState.SUCCEEDED
+    create = ledger.last(spec, Verb.CREATE)
     ready = _ready(spec, host)
     told = {
         reasons.SCHEDULED: _Told(Status.TRUE, reasons.PLACED, f"on {spec.node_name}"),
-        reasons.VOLUMES_READY: _Told(Status.TRUE, reasons.CREATED) if made else _progress(spec, Verb.CREATE, reasons.CREATING),
+        reasons.VOLUMES_READY: _Told(Status.TRUE, reasons.CREATED)
+        if ledger.created(spec)
+        else _progress(spec, Verb.CREATE, reasons.CREATING),
         reasons.READY: ready,
-        reasons.NEEDS_ATTENTION: _attention(vm, spec),
+        reasons.NEEDS_ATTENTION: _attention(vm, spec, trouble),
     }
     allocated = {disk.name: disk.allocated for disk in create.result.disks} if create is not None and create.result is not None else {}
     return VirtualMachineStatus(
@@ -98,15 +108,8 @@ def placed(vm: VirtualMachine, spec: PlacementSpec, host: Host | None, now: date
     )
 
 
-def _failed(spec: PlacementSpec, *verbs: Verb) -> Step | None:
-    """The newest step that ended, of those verbs, if it failed; that it was asked again meanwhile mends nothing yet."""
-    ended = (s for s in spec.steps if s.state != StepState.PENDING and s.verb in verbs)
-    newest = max(ended, key=lambda s: s.seq, default=None)
-    return None if newest is None or newest.state == StepState.SUCCEEDED else newest
-
-
 def _progress(spec: PlacementSpec, verb: Verb, doing: str) -> _Told:
-    failed = _failed(spec, verb)
+    failed = ledger.failed(spec, verb)
     if failed is not None and failed.error is not None:
         return _Told(Status.FALSE, failed.error.reason, failed.error.message)
     return _Told(Status.FALSE, doing)
@@ -126,20 +129,25 @@ def _ready(spec: PlacementSpec, host: Host | None) -> _Told:
         return _Told(Status.TRUE, reasons.RUNNING, f"on {spec.node_name}")
     if copy is not None and copy.state == RunState.UNKNOWN:
         return _Told(Status.UNKNOWN, reasons.HYPERVISOR_UNREACHABLE, f"the hypervisor of {spec.node_name} does not answer")
-    start = last(spec, Verb.START)
+    start = ledger.last(spec, Verb.START)
     if start is not None and start.state == StepState.SUCCEEDED:
+        if copy is None:
+            message = f"{spec.node_name} does not tell of its copy: see `kubectl get computenode {spec.node_name} -o yaml`"
+            return _Told(Status.UNKNOWN, reasons.COPY_UNTOLD, message)
         return _Told(Status.FALSE, reasons.STOPPED, f"not running on {spec.node_name}; its agent starts it through the start gate")
     return _progress(spec, Verb.START, reasons.STARTING if start is not None else reasons.CREATING)
 
 
-def _attention(vm: VirtualMachine, spec: PlacementSpec) -> _Told:
+def _attention(vm: VirtualMachine, spec: PlacementSpec, trouble: Trouble | None) -> _Told:
     if vm.metadata.deletion_timestamp is not None:
         return _Told(
             Status.TRUE,
             reasons.DELETION_UNSUPPORTED,
-            f"this version can't delete a VM that was placed: it runs on at {spec.node_name} and its disks stay",
+            f"this version can't delete a VM that was placed: its disks stay at {spec.node_name}, and if it runs it runs on",
         )
-    failed = _failed(spec, *Verb)
+    if trouble is not None:
+        return _Told(Status.TRUE, trouble.reason, trouble.message)
+    failed = ledger.failed(spec, *Verb)
     if failed is not None and failed.error is not None and not failed.error.retryable:
         return _Told(Status.TRUE, failed.error.reason, f"{failed.verb} on {failed.node}: {failed.error.message}")
     return _Told(Status.FALSE, reasons.AS_EXPECTED)
@@ -152,6 +160,6 @@ def _printable(vm: VirtualMachine, ready: _Told, spec: PlacementSpec) -> Printab
         return PrintableStatus.UNKNOWN
     if ready.status == Status.TRUE:
         return PrintableStatus.RUNNING
-    if _failed(spec, *Verb) is not None:
+    if ledger.failed(spec, *Verb) is not None:
         return PrintableStatus.ERROR
-    return PrintableStatus.STARTING if last(spec, Verb.START) is not None else PrintableStatus.PROVISIONING
+    return PrintableStatus.STARTING if ledger.last(spec, Verb.START) is not None else PrintableStatus.PROVISIONING

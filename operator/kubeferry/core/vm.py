@@ -1,10 +1,11 @@
 """A VM's life outside of migrations: placed, created, started. One step from what was observed to what is to be written."""
 
+import dataclasses
 from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
 from kubeferry.api.names import FINALIZER, GROUP
-from kubeferry.api.placement import Copy, PlacementSpec, Step, StepState, VirtualMachineReference
+from kubeferry.api.placement import Copy, Placement, PlacementSpec, Step, StepState, VirtualMachineReference
 from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import VirtualMachine
@@ -15,6 +16,8 @@ from kubeferry.core.observed import CreatePlacement, Observed, ReplacePlacement,
 UNPLACED_RETRY = timedelta(seconds=10)
 FIRST_RETRY = timedelta(seconds=5)
 LONGEST_RETRY = timedelta(minutes=5)
+UNANSWERED_AFTER = timedelta(minutes=2)
+"""When a human is told of a task that no agent has begun."""
 
 
 def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
@@ -30,16 +33,44 @@ def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
         return VmDecision()
     if placement is None:
         return _unplaced(vm, observed, now, fresh_id)
-    settled = ledger.settle(placement.spec, observed.tasks, now)
-    wanted, again = _advance(settled, now) if vm.metadata.deletion_timestamp is None else (settled, None)
+    settled = ledger.settle(placement, observed.tasks, now)
+    wanted, again = _advance(settled, now) if vm.metadata.deletion_timestamp is None else (_held(settled), None)
     if wanted != placement.spec:
         return VmDecision(placement=ReplacePlacement(wanted))
+    trouble, due = _trouble(placement, observed, now)
     return VmDecision(
         tasks=ledger.missing(placement, observed.tasks),
         forget=ledger.recorded(placement.spec, observed.tasks),
-        status=project.placed(vm, placement.spec, observed.host(placement.spec.node_name), now),
-        requeue_after=again,
+        status=project.placed(vm, placement.spec, observed.host(placement.spec.node_name), trouble, now),
+        requeue_after=min((delay for delay in (again, due) if delay is not None), default=None),
     )
+
+
+def _trouble(placement: Placement, observed: Observed, now: datetime) -> tuple[project.Trouble | None, timedelta | None]:
+    """What is wrong with the tasks, for a human; or when to look again whether it is."""
+    stranger = ledger.mismatched(placement, observed.tasks)
+    if stranger is not None:
+        message = (
+            f"HostTask {stranger.metadata.name} asks {stranger.spec.verb} of {stranger.spec.node} otherwise than the Placement's ledger "
+            "does: find out who wrote it, then delete it"
+        )
+        return project.Trouble(reasons.TASK_MISMATCH, message), None
+    waiting = ledger.unanswered(placement, observed.tasks)
+    if waiting is None:
+        return None, None
+    left = waiting.started_at + UNANSWERED_AFTER - now
+    if left > timedelta():
+        return None, left
+    message = (
+        f"{waiting.verb} was asked of {waiting.node} at {waiting.started_at:%H:%M:%S} UTC and not begun: see its ComputeNode "
+        "and the log of its agent"
+    )
+    return project.Trouble(reasons.TASK_UNANSWERED, message), None
+
+
+def _held(spec: PlacementSpec) -> PlacementSpec:
+    """The Placement of a VM that is to go: one that was never asked to start is not started any more."""
+    return spec if ledger.last(spec, Verb.START) is not None else dataclasses.replace(spec, running=False)
 
 
 def _unplaced(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
@@ -53,7 +84,14 @@ def _unplaced(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: s
     try:
         return VmDecision(placement=CreatePlacement(_first(vm, observed, now, fresh_id)))
     except SpecError as error:
-        return VmDecision(status=project.unplaced(vm, error.reason, str(error), now), requeue_after=UNPLACED_RETRY)
+        # What was told before may be true still.
+        keep = isinstance(error, _NotKnownYetError) and vm.status is not None
+        status = None if keep else project.unplaced(vm, error.reason, str(error), now)
+    return VmDecision(status=status, requeue_after=UNPLACED_RETRY)
+
+
+class _NotKnownYetError(SpecError):
+    """Whether the node lives is not known yet: this controller has just begun to watch it."""
 
 
 def _first(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str) -> PlacementSpec:
@@ -63,6 +101,8 @@ def _first(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str)
     if host is None:
         known = ", ".join(h.name for h in observed.hosts) or "none"
         raise SpecError(reasons.NODE_UNKNOWN, f"no hypervisor is called {node}, where the hostPath source lies; known: {known}")
+    if host.lease_fresh is None:
+        raise _NotKnownYetError(reasons.NODE_NOT_READY, f"whether the agent of {node} lives is not known yet")
     if not host.ready:
         raise SpecError(reasons.NODE_NOT_READY, f"the agent of {node} is not ready: see `kubectl get computenode {node} -o yaml`")
     meta = vm.metadata
@@ -83,8 +123,10 @@ def _first(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str)
 
 def _advance(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
     """The Placement with the next step of Create, then Start; or when to look again."""
+    if spec.epoch > 1:  # whoever raised the epoch also asks what comes next
+        return spec, None
     for verb in (Verb.CREATE, Verb.START):
-        last = project.last(spec, verb)
+        last = ledger.last(spec, verb)
         if last is None:
             return ledger.ask(spec, verb, spec.node_name, spec.host_id, now), None
         if last.state == StepState.PENDING:

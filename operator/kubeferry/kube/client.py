@@ -1,14 +1,14 @@
 """The cluster as our models: typed reads, and writes that say on which state they build."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from kubeferry.api.meta import Meta
-from kubeferry.api.model import dump, load
+from kubeferry.api.model import adapter, dump, load
 from kubeferry.api.names import API_VERSION, GROUP, VERSION
 from kubeferry.api.resources import BY_MODEL
 from kubeferry.kube.errors import Unreadable
@@ -177,12 +177,9 @@ def _load(kind: type[S], ref: Ref, body: Body) -> S:
         raise Unreadable(f"{ref} is not what this version of kubeferry takes for a {ref.endpoint.kind}: {error}") from error
 
 
-_adapter = cast(Callable[[Any], TypeAdapter[Any]], cache(TypeAdapter))
-
-
 def _with_nulls(value: object) -> Any:
     """The JSON of a model as a merge patch that removes what has no value; in lists, which are replaced whole, no null is kept."""
-    return _clean(_adapter(type(value)).dump_python(value, mode="json", by_alias=True), in_list=False)
+    return _clean(adapter(type(value)).dump_python(value, mode="json", by_alias=True), in_list=False)
 
 
 def _clean(value: Any, *, in_list: bool) -> Any:

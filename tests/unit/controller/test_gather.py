@@ -60,6 +60,20 @@ async def test_without_a_placement_there_is_none(gatherer: Gatherer, store: Stor
     assert (await gatherer.gather(vm.metadata.uid)).placement is None
 
 
+async def test_a_vm_without_a_placement_is_read_live_so_that_no_late_news_of_its_deletion_places_it(
+    gatherer: Gatherer, server: FakeServer, cluster: Cluster, store: Store, vm: VirtualMachine
+) -> None:
+    store.remember(vm)
+    await cluster.delete(VirtualMachine, vm.metadata)
+    seen = (await gatherer.gather(vm.metadata.uid)).vm
+    assert seen is not None
+    assert seen.metadata.deletion_timestamp is not None
+    await cluster.patch_finalizers(VirtualMachine, seen.metadata, [])
+    assert (await gatherer.gather(vm.metadata.uid)).vm is None
+    await server.create(VM, vm_body())
+    assert (await gatherer.gather(vm.metadata.uid)).vm is None, "another VM of that name is another VM"
+
+
 async def test_a_placement_that_can_not_be_read_ends_the_pass(
     gatherer: Gatherer, server: FakeServer, store: Store, vm: VirtualMachine
 ) -> None:

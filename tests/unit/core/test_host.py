@@ -42,7 +42,8 @@ def journal(role: Role, epoch: int = 2, epoch_id: str = "e2") -> Journal:
 def cell(role: Role, verb: Verb, at: str) -> str:
     """What the table answers, in a word; `at`: the task's epoch is lower, the same or higher than the journal's."""
     epoch, epoch_id = {"lower": (1, "e1"), "same": (2, "e2"), "higher": (3, "e3")}[at]
-    answer = host.answer(task(verb, epoch, epoch_id), None if role == Role.NONE else journal(role), lineage("e3", "e2", "e1"), HERE)
+    ids = ("e3", "e2", "e1")[3 - max(epoch, 2) :]  # the Placement is at the task's epoch, or at the journal's if that is higher
+    answer = host.answer(task(verb, epoch, epoch_id), None if role == Role.NONE else journal(role), lineage(*ids), HERE)
     match answer:
         case Refuse():
             return "-" if answer.reason == reasons.REFUSED_BY_ROLE else answer.reason
@@ -137,14 +138,27 @@ def test_a_copy_that_was_gone_starts_from_an_empty_journal() -> None:
 @pytest.mark.parametrize("verb", list(Verb))
 def test_a_task_without_its_parameters_is_refused(verb: Verb) -> None:
     bare = dataclasses.replace(task(verb), create=None, start=None)
-    answer = host.answer(bare, None if verb == Verb.CREATE else journal(Role.ACTIVE), lineage("e2"), HERE)
+    answer = host.answer(bare, None if verb == Verb.CREATE else journal(Role.ACTIVE), lineage("e2", "e1"), HERE)
     assert isinstance(answer, Refuse)
     assert answer.reason == reasons.INVALID_TASK
 
 
+@pytest.mark.parametrize(
+    "placed",
+    [{"node_name": "b", "host_id": "host-b"}, {"node_name": ""}, {"host_id": "host-new"}, {"epoch": 3, "lineage": ("e3", "e2", "e1")}],
+    ids=["another-node", "no-node", "another-host", "another-epoch"],
+)
+@pytest.mark.parametrize("role", [Role.NONE, Role.GONE])
+def test_a_late_create_makes_nothing_where_the_vm_is_not_any_more(role: Role, placed: dict[str, object]) -> None:
+    spec = dataclasses.replace(lineage("e2", "e1"), **placed)
+    answer = host.answer(task(Verb.CREATE), None if role == Role.NONE else journal(role, 1, "e1"), spec, HERE)
+    assert isinstance(answer, Refuse)
+    assert answer.reason == reasons.NOT_PLACED_HERE
+
+
 def test_a_task_whose_domain_is_another_vms_is_refused() -> None:
     other = dataclasses.replace(task(Verb.CREATE), create=CreateParameters(domain=domain(uuid="0" * 36)))
-    answer = host.answer(other, None, lineage("e2"), HERE)
+    answer = host.answer(other, None, lineage("e2", "e1"), HERE)
     assert isinstance(answer, Refuse)
     assert answer.reason == reasons.INVALID_TASK
 
@@ -168,7 +182,8 @@ GATE = [
     pytest.param({}, {"role": Role.INCOMING}, None, reasons.GATE_SHUT, id="incoming"),
     pytest.param({}, {"epoch_id": "x1"}, None, reasons.HISTORY_DIVERGED, id="another-history"),
     pytest.param({}, {}, 1, TaskState.RUNNING, id="task-of-this-epoch"),
-    pytest.param({}, {}, 2, reasons.GATE_SHUT, id="task-of-another-epoch"),
+    pytest.param({}, {}, 2, reasons.GATE_SHUT, id="task-of-a-higher-epoch"),
+    pytest.param({"epoch": 2, "lineage": ("e2", "e1")}, {}, 1, reasons.GATE_SHUT, id="task-of-a-lower-epoch"),
 ]
 
 

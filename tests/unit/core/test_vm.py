@@ -259,6 +259,7 @@ def test_a_vm_that_had_a_node_and_lost_its_placement_is_never_placed_anew() -> N
         pytest.param(host(role=Role.ACTIVE), Status.TRUE, reasons.RUNNING, id="seen-running"),
         pytest.param(host(role=Role.ACTIVE, state=RunState.STOPPED), Status.FALSE, reasons.STOPPED, id="powered-off"),
         pytest.param(host(role=Role.ACTIVE, state=RunState.UNKNOWN), Status.UNKNOWN, reasons.HYPERVISOR_UNREACHABLE, id="libvirt-away"),
+        pytest.param(host(role=Role.SEALED), Status.FALSE, reasons.STOPPED, id="a-role-that-does-not-run"),
         pytest.param(host(role=Role.ACTIVE, lease=False), Status.UNKNOWN, reasons.NODE_SILENT, id="silence-is-no-proof"),
         pytest.param(host(role=Role.ACTIVE, host_id="host-new"), Status.UNKNOWN, reasons.HOST_REPLACED, id="replaced"),
     ],
@@ -298,16 +299,125 @@ def test_a_vm_that_was_never_placed_is_let_go_when_deleted() -> None:
 
 
 def test_a_placed_vm_that_is_deleted_runs_on_and_says_so() -> None:
-    seen = observed(vm=vm(deleted=True), placement=placement(), hosts=(host(role=Role.ACTIVE),))
-    decision = step(seen, NOON, "e1")
+    cluster = Cluster()
+    cluster.step()
+    cluster.answer(succeeded(TaskState.CREATED))
+    cluster.step()
+    cluster.vm = dataclasses.replace(vm(deleted=True), status=cluster.vm.status)
+    cluster.host = host(role=Role.ACTIVE)
+    decision = cluster.step()
     assert not decision.release
-    assert decision.placement is None
+    assert cluster.placement is not None
+    assert cluster.placement.spec.running
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.DELETION_UNSUPPORTED)
     assert decision.status is not None
     assert decision.status.printable_status == PrintableStatus.TERMINATING
 
 
+def test_a_vm_that_is_deleted_before_it_was_asked_to_start_is_not_started_any_more() -> None:
+    cluster = Cluster()
+    cluster.step()
+    cluster.vm = vm(deleted=True)
+    cluster.answer(succeeded(TaskState.CREATED))
+    cluster.step()
+    assert cluster.placement is not None
+    assert not cluster.placement.spec.running
+    assert [(s.verb, s.state) for s in cluster.placement.spec.steps] == [(Verb.CREATE, StepState.SUCCEEDED)]
+
+
+def test_at_a_later_epoch_nothing_is_created_or_started_anew() -> None:
+    later = placement(epoch=2, lineage=("e2", "e1"), steps=(), node_name="b", host_id="host-b")
+    decision = step(observed(vm=vm(), placement=later, hosts=(host("b", role=Role.ACTIVE),)), NOON, "x")
+    assert (decision.placement, decision.tasks) == (None, ())
+    assert decision.status is not None
+    told = condition(decision.status.conditions, reasons.VOLUMES_READY)
+    assert told is not None
+    assert told.status == Status.TRUE
+
+
+def test_a_refused_task_is_asked_again_of_the_node_that_refused_it() -> None:
+    cluster = Cluster()
+    cluster.step()
+    cluster.answer(failed(reasons.INSUFFICIENT_DISK))
+    cluster.step()
+    assert cluster.placement is not None
+    cluster.placement = placement(cluster.placement.spec, node_name="b", host_id="host-b")
+    cluster.step(5)
+    (again,) = cluster.tasks.values()
+    assert (again.spec.node, again.spec.host_id) == ("a", "host-a")
+
+
+def test_a_task_that_no_agent_begins_is_told_after_two_minutes() -> None:
+    cluster = Cluster()
+    assert cluster.step().requeue_after == timedelta(minutes=2)
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
+    cluster.step(120)
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.TASK_UNANSWERED)
+    cluster.answer(HostTaskStatus(phase=TaskPhase.RUNNING))
+    cluster.step(121)
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
+
+
+def test_a_stranger_under_a_tasks_name_is_told_and_nothing_is_asked() -> None:
+    cluster = Cluster()
+    cluster.step()
+    ((name, asked),) = cluster.tasks.items()
+    cluster.tasks[name] = dataclasses.replace(asked, spec=dataclasses.replace(asked.spec, node="b"))
+    decision = cluster.step(1)
+    assert (decision.tasks, decision.forget) == ((), ())
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.TASK_MISMATCH)
+
+
+def test_a_copy_that_its_host_does_not_tell_of_is_unknown_and_not_stopped() -> None:
+    cluster = Cluster()
+    for state in (TaskState.CREATED, TaskState.RUNNING):
+        cluster.step()
+        cluster.answer(succeeded(state))
+    cluster.step()
+    assert cluster.condition(reasons.READY) == ("Unknown", reasons.COPY_UNTOLD)
+
+
+def test_a_lost_placement_leaves_no_condition_that_claims_to_know() -> None:
+    cluster = Cluster()
+    cluster.step()
+    cluster.placement = None
+    cluster.step()
+    for kind in (reasons.SCHEDULED, reasons.VOLUMES_READY, reasons.READY):
+        assert cluster.condition(kind) == (Status.UNKNOWN, reasons.PLACEMENT_LOST)
+
+
+def test_a_copy_that_is_gone_does_not_keep_a_vm_from_being_placed() -> None:
+    decision = step(observed(vm=vm(), hosts=(host(), host("b", role=Role.GONE))), NOON, "e1")
+    assert isinstance(decision.placement, CreatePlacement)
+
+
+def test_a_waiting_vm_keeps_what_it_was_told_while_a_new_controller_learns_whether_its_node_lives() -> None:
+    first = step(observed(vm=vm(), hosts=()), NOON, "e1")
+    told = dataclasses.replace(vm(), status=first.status)
+    decision = step(observed(vm=told, hosts=(host(lease=None),)), NOON, "e1")
+    assert decision.status is None
+    assert decision.requeue_after is not None
+
+
 def test_the_absence_of_the_vm_object_changes_nothing() -> None:
     assert step(observed(placement=placement(), hosts=(host(role=Role.ACTIVE),)), NOON, "e1") == VmDecision()
+
+
+def test_what_may_go_well_by_itself_needs_no_human() -> None:
+    cluster = Cluster()
+    cluster.step()
+    cluster.answer(failed(reasons.HYPERVISOR_UNREACHABLE, retryable=True))
+    cluster.step()
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
+    assert cluster.condition(reasons.VOLUMES_READY) == (Status.FALSE, reasons.HYPERVISOR_UNREACHABLE)
+
+
+def test_two_volumes_of_one_name_are_refused() -> None:
+    made = vm()
+    spec = dataclasses.replace(made.spec.template.spec, volumes=made.spec.template.spec.volumes * 2)
+    made = dataclasses.replace(made, spec=dataclasses.replace(made.spec, template=dataclasses.replace(made.spec.template, spec=spec)))
+    decision = step(observed(vm=made, hosts=(host(),)), NOON, "e1")
+    assert decision.placement is None
 
 
 def test_a_superseded_task_counts_as_not_done() -> None:
