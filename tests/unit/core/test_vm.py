@@ -1,59 +1,18 @@
 """A VM's life: placed, created, started."""
 
 import dataclasses
-from datetime import timedelta
 
 import pytest
-from builders import NOON, UID, after, failed, host, observed, placement, succeeded, task, vm
+from builders import NOON, UID, failed, host, observed, placement, succeeded, task, vm
+from vm_life import Cluster
 
 from kubeferry.api import reasons
 from kubeferry.api.meta import Status, condition
-from kubeferry.api.placement import Placement, StepState
-from kubeferry.api.role import Role, RunState
-from kubeferry.api.task import HostTask, HostTaskStatus, TaskPhase, TaskState, Verb
-from kubeferry.api.virtualmachine import PrintableStatus
-from kubeferry.core.observed import CreatePlacement, Host, ReplacePlacement, VmDecision
+from kubeferry.api.placement import StepState
+from kubeferry.api.role import Role
+from kubeferry.api.task import HostTaskStatus, TaskPhase, TaskState, Verb
+from kubeferry.core.observed import CreatePlacement, ReplacePlacement, VmDecision
 from kubeferry.core.vm import step
-
-
-class Cluster:
-    """Plays one VM's API objects: stores what a decision writes, as the executor does."""
-
-    def __init__(self, node: Host | None = None) -> None:
-        self.vm = vm()
-        self.placement: Placement | None = None
-        self.tasks: dict[str, HostTask] = {}
-        self.host = node or host()
-
-    def step(self, seconds: float = 0) -> VmDecision:
-        """Steps, and writes what was decided, until nothing but a status is left."""
-        for _ in range(20):
-            seen = observed(vm=self.vm, placement=self.placement, tasks=tuple(self.tasks.values()), hosts=(self.host,))
-            decision = step(seen, after(seconds), "e1")
-            if decision.placement is not None:
-                self.placement = placement(decision.placement.spec)
-            for new in decision.tasks:
-                assert new.name not in self.tasks
-                self.tasks[new.name] = task(new)
-            for name in decision.forget:
-                del self.tasks[name]
-            if decision.placement is None and not decision.tasks and not decision.forget:
-                if decision.status is not None:
-                    self.vm = dataclasses.replace(self.vm, status=decision.status)
-                return decision
-        raise AssertionError("it never comes to rest")
-
-    def answer(self, status: HostTaskStatus) -> HostTask:
-        """The host answers the one task there is."""
-        (only,) = self.tasks.values()
-        self.tasks[only.metadata.name] = dataclasses.replace(only, status=status)
-        return only
-
-    def condition(self, kind: str) -> tuple[Status, str]:
-        assert self.vm.status is not None
-        told = condition(self.vm.status.conditions, kind)
-        assert told is not None
-        return told.status, told.reason
 
 
 def test_a_vm_is_protected_before_anything_else_is_written() -> None:
@@ -76,30 +35,6 @@ def test_the_first_placement_names_node_epoch_copy_and_the_create_that_is_asked(
 def test_what_runs_has_the_canonical_machine_type_and_the_vms_uid() -> None:
     spec = placement().spec
     assert (spec.domain.machine_type, spec.domain.uuid, spec.domain.memory) == ("pc-q35-7.2", UID, 512 << 20)
-
-
-def test_a_vm_is_created_then_started_then_told_running() -> None:
-    cluster = Cluster()
-    cluster.step()
-    assert cluster.answer(succeeded(TaskState.CREATED)).spec.verb == Verb.CREATE
-    cluster.step()
-    assert cluster.condition(reasons.VOLUMES_READY) == (Status.TRUE, reasons.CREATED)
-    assert cluster.condition(reasons.READY) == (Status.FALSE, reasons.STARTING)
-    assert cluster.answer(succeeded(TaskState.RUNNING)).spec.verb == Verb.START
-    cluster.host = host(role=Role.ACTIVE)
-    cluster.step()
-    assert cluster.tasks == {}
-    assert cluster.vm.status is not None
-    assert (cluster.vm.status.printable_status, cluster.vm.status.ready, cluster.vm.status.node_name) == (
-        PrintableStatus.RUNNING,
-        True,
-        "a",
-    )
-    assert cluster.placement is not None
-    assert [(s.seq, s.verb, s.state) for s in cluster.placement.spec.steps] == [
-        (1, Verb.CREATE, StepState.SUCCEEDED),
-        (2, Verb.START, StepState.SUCCEEDED),
-    ]
 
 
 def test_a_task_that_vanished_before_its_outcome_was_recorded_is_asked_again_by_the_same_name() -> None:
@@ -152,70 +87,6 @@ def test_the_ledger_stays_bounded_however_often_a_host_refuses() -> None:
     assert len(cluster.placement.spec.steps) <= 9
 
 
-def test_what_a_human_must_mend_stays_told_while_it_is_asked_again() -> None:
-    cluster = Cluster()
-    cluster.step()
-    cluster.answer(failed(reasons.JOURNALS_LOST))
-    cluster.step()
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.JOURNALS_LOST)
-    cluster.step(5)
-    assert [t.spec.verb for t in cluster.tasks.values()] == [Verb.CREATE]
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.JOURNALS_LOST)
-    assert cluster.condition(reasons.VOLUMES_READY) == (Status.FALSE, reasons.JOURNALS_LOST)
-    cluster.answer(succeeded(TaskState.CREATED))
-    cluster.step(6)
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
-
-
-def test_a_refusal_is_told_with_its_reason_where_an_operator_looks_first() -> None:
-    cluster = Cluster()
-    cluster.step()
-    cluster.answer(failed(reasons.PATH_NOT_ALLOWED))
-    cluster.step()
-    assert cluster.vm.status is not None
-    assert cluster.vm.status.printable_status == PrintableStatus.ERROR
-    assert cluster.condition(reasons.VOLUMES_READY) == (Status.FALSE, reasons.PATH_NOT_ALLOWED)
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.PATH_NOT_ALLOWED)
-
-
-@pytest.mark.parametrize(
-    ("made", "hosts", "reason", "printed"),
-    [
-        pytest.param(vm(), (), reasons.NODE_UNKNOWN, PrintableStatus.UNSCHEDULABLE, id="no-such-node"),
-        pytest.param(vm(), (host("b"),), reasons.NODE_UNKNOWN, PrintableStatus.UNSCHEDULABLE, id="another-node"),
-        pytest.param(vm(), (host(lease=False),), reasons.NODE_NOT_READY, PrintableStatus.UNSCHEDULABLE, id="silent"),
-        pytest.param(vm(), (host(lease=None),), reasons.NODE_NOT_READY, PrintableStatus.UNSCHEDULABLE, id="not-known-to-live-yet"),
-        pytest.param(vm(), (host(ready=False),), reasons.NODE_NOT_READY, PrintableStatus.UNSCHEDULABLE, id="not-ready"),
-        pytest.param(vm(nodes=("a", "b")), (host("a"), host("b")), reasons.INVALID_SPEC, PrintableStatus.ERROR, id="two-nodes"),
-    ],
-)
-def test_a_vm_that_cannot_be_placed_says_why_and_nothing_is_written(
-    made: object, hosts: tuple[Host, ...], reason: str, printed: str
-) -> None:
-    decision = step(observed(vm=made, hosts=hosts), NOON, "e1")
-    assert (decision.placement, decision.tasks, decision.protect) == (None, (), False)
-    assert decision.requeue_after is not None
-    assert decision.status is not None
-    assert decision.status.printable_status == printed
-    told = condition(decision.status.conditions, reasons.SCHEDULED)
-    assert told is not None
-    assert (told.status, told.reason) == (Status.FALSE, reason)
-
-
-def test_disks_and_volumes_that_do_not_match_are_told_by_name() -> None:
-    made = vm()
-    volumes = (dataclasses.replace(made.spec.template.spec.volumes[0], name="other"),)
-    template = dataclasses.replace(made.spec.template, spec=dataclasses.replace(made.spec.template.spec, volumes=volumes))
-    made = dataclasses.replace(made, spec=dataclasses.replace(made.spec, template=template))
-    decision = step(observed(vm=made, hosts=(host(),)), NOON, "e1")
-    assert decision.status is not None
-    told = condition(decision.status.conditions, reasons.SCHEDULED)
-    assert told is not None
-    assert told.reason == reasons.INVALID_SPEC
-    assert "root" in told.message
-    assert "other" in told.message
-
-
 def test_a_machine_type_that_the_node_lacks_is_refused_before_placement() -> None:
     made = vm(domain={**_domain(), "machine": {"type": "microvm"}})
     decision = step(observed(vm=made, hosts=(host(),)), NOON, "e1")
@@ -253,65 +124,8 @@ def test_a_vm_that_had_a_node_and_lost_its_placement_is_never_placed_anew() -> N
     assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.PLACEMENT_LOST)
 
 
-@pytest.mark.parametrize(
-    ("node", "status", "reason"),
-    [
-        pytest.param(host(role=Role.ACTIVE), Status.TRUE, reasons.RUNNING, id="seen-running"),
-        pytest.param(host(role=Role.ACTIVE, state=RunState.STOPPED), Status.FALSE, reasons.STOPPED, id="powered-off"),
-        pytest.param(host(role=Role.ACTIVE, state=RunState.UNKNOWN), Status.UNKNOWN, reasons.HYPERVISOR_UNREACHABLE, id="libvirt-away"),
-        pytest.param(host(role=Role.SEALED), Status.FALSE, reasons.STOPPED, id="a-role-that-does-not-run"),
-        pytest.param(host(role=Role.ACTIVE, lease=False), Status.UNKNOWN, reasons.NODE_SILENT, id="silence-is-no-proof"),
-        pytest.param(host(role=Role.ACTIVE, host_id="host-new"), Status.UNKNOWN, reasons.HOST_REPLACED, id="replaced"),
-    ],
-)
-def test_ready_tells_what_was_seen_and_nothing_else(node: Host, status: Status, reason: str) -> None:
-    cluster = Cluster()
-    cluster.step()
-    cluster.answer(succeeded(TaskState.CREATED))
-    cluster.step()
-    cluster.answer(succeeded(TaskState.RUNNING))
-    cluster.host = node
-    cluster.step()
-    assert cluster.condition(reasons.READY) == (status, reason)
-
-
-def test_nothing_is_told_of_a_node_that_a_fresh_controller_does_not_know_to_live() -> None:
-    decision = step(observed(vm=vm(), placement=placement(), hosts=(host(lease=None),)), NOON, "e1")
-    assert decision.status is None
-
-
-def test_a_condition_keeps_its_transition_time_while_its_status_stays() -> None:
-    cluster = Cluster()
-    cluster.step(0)
-    cluster.answer(failed(reasons.INSUFFICIENT_DISK))
-    cluster.step(3)
-    assert cluster.vm.status is not None
-    told = condition(cluster.vm.status.conditions, reasons.READY)
-    assert told is not None
-    assert told.last_transition_time == NOON
-    told = condition(cluster.vm.status.conditions, reasons.NEEDS_ATTENTION)
-    assert told is not None
-    assert told.last_transition_time == NOON + timedelta(seconds=3)
-
-
 def test_a_vm_that_was_never_placed_is_let_go_when_deleted() -> None:
     assert step(observed(vm=vm(deleted=True), hosts=(host(),)), NOON, "e1") == VmDecision(release=True)
-
-
-def test_a_placed_vm_that_is_deleted_runs_on_and_says_so() -> None:
-    cluster = Cluster()
-    cluster.step()
-    cluster.answer(succeeded(TaskState.CREATED))
-    cluster.step()
-    cluster.vm = dataclasses.replace(vm(deleted=True), status=cluster.vm.status)
-    cluster.host = host(role=Role.ACTIVE)
-    decision = cluster.step()
-    assert not decision.release
-    assert cluster.placement is not None
-    assert cluster.placement.spec.running
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.DELETION_UNSUPPORTED)
-    assert decision.status is not None
-    assert decision.status.printable_status == PrintableStatus.TERMINATING
 
 
 def test_a_vm_that_is_deleted_before_it_was_asked_to_start_is_not_started_any_more() -> None:
@@ -347,69 +161,13 @@ def test_a_refused_task_is_asked_again_of_the_node_that_refused_it() -> None:
     assert (again.spec.node, again.spec.host_id) == ("a", "host-a")
 
 
-def test_a_task_that_no_agent_begins_is_told_after_two_minutes() -> None:
-    cluster = Cluster()
-    assert cluster.step().requeue_after == timedelta(minutes=2)
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
-    cluster.step(120)
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.TASK_UNANSWERED)
-    cluster.answer(HostTaskStatus(phase=TaskPhase.RUNNING))
-    cluster.step(121)
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
-
-
-def test_a_stranger_under_a_tasks_name_is_told_and_nothing_is_asked() -> None:
-    cluster = Cluster()
-    cluster.step()
-    ((name, asked),) = cluster.tasks.items()
-    cluster.tasks[name] = dataclasses.replace(asked, spec=dataclasses.replace(asked.spec, node="b"))
-    decision = cluster.step(1)
-    assert (decision.tasks, decision.forget) == ((), ())
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.TASK_MISMATCH)
-
-
-def test_a_copy_that_its_host_does_not_tell_of_is_unknown_and_not_stopped() -> None:
-    cluster = Cluster()
-    for state in (TaskState.CREATED, TaskState.RUNNING):
-        cluster.step()
-        cluster.answer(succeeded(state))
-    cluster.step()
-    assert cluster.condition(reasons.READY) == ("Unknown", reasons.COPY_UNTOLD)
-
-
-def test_a_lost_placement_leaves_no_condition_that_claims_to_know() -> None:
-    cluster = Cluster()
-    cluster.step()
-    cluster.placement = None
-    cluster.step()
-    for kind in (reasons.SCHEDULED, reasons.VOLUMES_READY, reasons.READY):
-        assert cluster.condition(kind) == (Status.UNKNOWN, reasons.PLACEMENT_LOST)
-
-
 def test_a_copy_that_is_gone_does_not_keep_a_vm_from_being_placed() -> None:
     decision = step(observed(vm=vm(), hosts=(host(), host("b", role=Role.GONE))), NOON, "e1")
     assert isinstance(decision.placement, CreatePlacement)
 
 
-def test_a_waiting_vm_keeps_what_it_was_told_while_a_new_controller_learns_whether_its_node_lives() -> None:
-    first = step(observed(vm=vm(), hosts=()), NOON, "e1")
-    told = dataclasses.replace(vm(), status=first.status)
-    decision = step(observed(vm=told, hosts=(host(lease=None),)), NOON, "e1")
-    assert decision.status is None
-    assert decision.requeue_after is not None
-
-
 def test_the_absence_of_the_vm_object_changes_nothing() -> None:
     assert step(observed(placement=placement(), hosts=(host(role=Role.ACTIVE),)), NOON, "e1") == VmDecision()
-
-
-def test_what_may_go_well_by_itself_needs_no_human() -> None:
-    cluster = Cluster()
-    cluster.step()
-    cluster.answer(failed(reasons.HYPERVISOR_UNREACHABLE, retryable=True))
-    cluster.step()
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
-    assert cluster.condition(reasons.VOLUMES_READY) == (Status.FALSE, reasons.HYPERVISOR_UNREACHABLE)
 
 
 def test_two_volumes_of_one_name_are_refused() -> None:
