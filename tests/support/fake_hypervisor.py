@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from kubeferry.agent.virt.port import HypervisorError, HypervisorFacts
+from kubeferry.agent.virt.port import ExpiredError, HypervisorError, HypervisorFacts
 from kubeferry.api import reasons
 from kubeferry.api.computenode import MachineType, NodeCpu
 from kubeferry.api.domain import Architecture
@@ -49,11 +49,13 @@ class FakeHypervisor:
             self._connect()
             return {uuid: domain.running for uuid, domain in self._domains.items()}
 
-    def create(self, xml: str) -> None:
+    def create(self, xml: str, allowed: Callable[[], bool]) -> None:
         with self._lock:
             self._connect()
             uuid, name = _parse(xml, self._facts)
             self._refuse_known(uuid, name)
+            if not allowed():
+                raise ExpiredError
             self._domains[uuid] = _Domain(name, xml, persistent=False, running=True)
         self._tell(uuid)
 
@@ -61,9 +63,6 @@ class FakeHypervisor:
         with self._lock:
             self._callback = callback
             self._connect()
-
-    def close(self) -> None:
-        self._connected = False
 
     def xml(self, uuid: str) -> str:
         """What the domain was made from."""
@@ -111,7 +110,7 @@ class FakeHypervisor:
 
     def _connect(self) -> None:
         if not self._serving:
-            raise HypervisorError(reasons.HYPERVISOR_UNREACHABLE, "the fake's service is stopped: start it")
+            raise HypervisorError(reasons.HYPERVISOR_UNREACHABLE, "the fake's service is stopped: start it", retryable=True)
         self._connected = True
 
     def _refuse_known(self, uuid: str, name: str) -> None:

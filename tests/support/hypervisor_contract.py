@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from kubeferry.agent.virt.port import Hypervisor, HypervisorError
+from kubeferry.agent.virt.port import ExpiredError, Hypervisor, HypervisorError
 from kubeferry.api import reasons
 
 UUID = "1b1c8a52-95b5-4e5c-8c39-5f4b2a6d0001"
@@ -41,6 +41,11 @@ def machine(uuid: str = UUID, name: str = "contract", machine_type: str = "pc-q3
     )
 
 
+def allowed() -> bool:
+    """What allows every start."""
+    return True
+
+
 def next_event(events: "queue.Queue[tuple[str, int]]", uuid: str) -> int:
     """Wait for an event of that domain; the thread that told it."""
     while True:
@@ -64,16 +69,34 @@ class HypervisorContract:
 
     def test_a_created_domain_runs_until_it_is_destroyed_and_leaves_nothing(self, bench: HypervisorBench) -> None:
         assert bench.hypervisor.domains() == {}
-        bench.hypervisor.create(machine())
+        bench.hypervisor.create(machine(), allowed)
         assert bench.hypervisor.domains() == {UUID: True}
         bench.destroy(UUID)
         assert bench.hypervisor.domains() == {}
 
     def test_a_domain_that_stopped_can_be_created_again(self, bench: HypervisorBench) -> None:
-        bench.hypervisor.create(machine())
+        bench.hypervisor.create(machine(), allowed)
         bench.destroy(UUID)
-        bench.hypervisor.create(machine())
+        bench.hypervisor.create(machine(), allowed)
         assert bench.hypervisor.domains() == {UUID: True}
+
+    def test_a_start_that_is_no_longer_allowed_at_the_last_moment_starts_nothing(self, bench: HypervisorBench) -> None:
+        with pytest.raises(ExpiredError):
+            bench.hypervisor.create(machine(), lambda: False)
+        assert bench.hypervisor.domains() == {}
+        bench.hypervisor.create(machine(), allowed)
+        assert bench.hypervisor.domains() == {UUID: True}
+
+    def test_what_allows_a_start_is_asked_after_everything_that_may_take_its_time(self, bench: HypervisorBench) -> None:
+        asked: list[str] = []
+        bench.stop_service()
+        with pytest.raises(HypervisorError):
+            bench.hypervisor.create(machine(), lambda: bool(asked.append("unreachable")))
+        bench.start_service()
+        bench.hypervisor.create(machine(), allowed)
+        with pytest.raises(HypervisorError):
+            bench.hypervisor.create(machine(), lambda: bool(asked.append("known")))
+        assert asked == []
 
     @pytest.mark.parametrize(
         "second",
@@ -84,9 +107,9 @@ class HypervisorContract:
         ],
     )
     def test_a_second_domain_beside_a_running_one_is_refused_if_it_is(self, bench: HypervisorBench, second: str) -> None:
-        bench.hypervisor.create(machine())
+        bench.hypervisor.create(machine(), allowed)
         with pytest.raises(HypervisorError) as refused:
-            bench.hypervisor.create(second)
+            bench.hypervisor.create(second, allowed)
         assert refused.value.reason == reasons.HYPERVISOR_ERROR
         assert bench.hypervisor.domains() == {UUID: True}
 
@@ -94,7 +117,7 @@ class HypervisorContract:
         bench.define(machine())
         assert bench.hypervisor.domains() == {UUID: False}
         with pytest.raises(HypervisorError) as refused:
-            bench.hypervisor.create(machine())
+            bench.hypervisor.create(machine(), allowed)
         assert refused.value.reason == reasons.HYPERVISOR_ERROR
         assert bench.hypervisor.domains() == {UUID: False}
         bench.undefine(UUID)
@@ -110,7 +133,7 @@ class HypervisorContract:
     )
     def test_xml_that_can_not_run_is_refused(self, bench: HypervisorBench, xml: str) -> None:
         with pytest.raises(HypervisorError) as refused:
-            bench.hypervisor.create(xml)
+            bench.hypervisor.create(xml, allowed)
         assert refused.value.reason == reasons.HYPERVISOR_ERROR
         assert bench.hypervisor.domains() == {}
 
@@ -118,9 +141,9 @@ class HypervisorContract:
         events: queue.Queue[tuple[str, int]] = queue.Queue()
         assert bench.hypervisor.domains() == {}
         bench.hypervisor.watch(lambda uuid: events.put((uuid, threading.get_ident())))
-        bench.hypervisor.create(machine())
+        bench.hypervisor.create(machine(), allowed)
         assert next_event(events, UUID) != threading.get_ident()
-        bench.hypervisor.create(machine(uuid=OTHER_UUID, name="other"))
+        bench.hypervisor.create(machine(uuid=OTHER_UUID, name="other"), allowed)
         assert next_event(events, OTHER_UUID) != threading.get_ident()
         bench.destroy(UUID)
         assert next_event(events, UUID) != threading.get_ident()
@@ -128,9 +151,9 @@ class HypervisorContract:
     def test_without_its_service_it_is_unreachable_and_with_it_everything_is_as_before(self, bench: HypervisorBench) -> None:
         events: queue.Queue[tuple[str, int]] = queue.Queue()
         bench.hypervisor.watch(lambda uuid: events.put((uuid, threading.get_ident())))
-        bench.hypervisor.create(machine())
+        bench.hypervisor.create(machine(), allowed)
         bench.stop_service()
-        for call in (bench.hypervisor.domains, bench.hypervisor.facts, lambda: bench.hypervisor.create(machine())):
+        for call in (bench.hypervisor.domains, bench.hypervisor.facts, lambda: bench.hypervisor.create(machine(), allowed)):
             with pytest.raises(HypervisorError) as refused:
                 call()
             assert refused.value.reason == reasons.HYPERVISOR_UNREACHABLE
@@ -142,7 +165,7 @@ class HypervisorContract:
         next_event(events, UUID)
 
     def test_a_service_that_was_restarted_between_two_calls_goes_unnoticed(self, bench: HypervisorBench) -> None:
-        bench.hypervisor.create(machine())
+        bench.hypervisor.create(machine(), allowed)
         bench.stop_service()
         bench.start_service()
         assert bench.hypervisor.domains() == {UUID: True}
@@ -153,5 +176,5 @@ class HypervisorContract:
         with pytest.raises(HypervisorError):
             bench.hypervisor.watch(lambda uuid: events.put((uuid, threading.get_ident())))
         bench.start_service()
-        bench.hypervisor.create(machine())
+        bench.hypervisor.create(machine(), allowed)
         next_event(events, UUID)

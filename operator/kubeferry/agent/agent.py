@@ -13,6 +13,8 @@ from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.publisher import Publisher
+from kubeferry.agent.report import Report
+from kubeferry.agent.revivals import Revivals
 from kubeferry.agent.starter import Starter
 from kubeferry.agent.virt.port import Hypervisor, HypervisorError
 from kubeferry.agent.worker import Worker
@@ -21,13 +23,14 @@ from kubeferry.api.names import AGENT_ACCOUNT
 from kubeferry.api.task import HostTask
 from kubeferry.kube.client import Cluster
 from kubeferry.kube.errors import KubeError
-from kubeferry.kube.leases import RENEWED_EVERY
+from kubeferry.kube.leases import RENEWED_EVERY, boottime
 from kubeferry.kube.operator import require_kinds
 from kubeferry.kube.queue import Clock, WorkQueue
 from kubeferry.kube.server import Server
 
 STOP_GRACE = timedelta(seconds=2)
-WORKERS = 4
+WORKERS = 32
+"""VMs that are worked on at a time: most of that is waiting."""
 UNTOLD_RETRY = timedelta(seconds=2)
 FIRST_RENEWALS = timedelta(seconds=2)
 """The Lease of a new agent is renewed twice soon: it counts as fresh only once it was seen to change."""
@@ -44,12 +47,13 @@ class Agent:
         self._machine = machine
         self._cluster = Cluster(server, AGENT_ACCOUNT)
         self._inbox = Inbox()
-        self._journals = JournalStore(machine.settings.state_path)
-        self.hypervisor = HypervisorCalls(port)
-        self.publisher = Publisher(machine, self._cluster, self._journals, self.hypervisor, self._wake)
-        creator = Creator(machine, self._journals, self.hypervisor)
-        starter = Starter(machine, self._cluster, self._journals, self.hypervisor, self.publisher)
-        worker = Worker(machine, self._cluster, self._journals, self.hypervisor, self._inbox, creator, starter, self._publish_soon)
+        journals = JournalStore(machine.settings.state_path)
+        self.hypervisor = HypervisorCalls(port, callers=WORKERS + 2)  # who tells the ComputeNode calls too, and who begins to watch
+        self.publisher = Publisher(machine, self._cluster, Report(machine, journals, self.hypervisor), self._wake)
+        creator = Creator(machine, journals, self.hypervisor)
+        starter = Starter(machine, self._cluster, journals, self.hypervisor, self.publisher)
+        revivals = Revivals(boottime)
+        worker = Worker(machine, self._cluster, journals, self.hypervisor, self._inbox, creator, starter, revivals, self._publish_soon)
         self._vms = WorkQueue(worker.reconcile, clock)
         self._chores = WorkQueue(self._publish, clock)
         self._renewals = 0
@@ -84,7 +88,7 @@ class Agent:
         """Take in an event of the watch on HostTasks (`metav1.WatchEvent`)."""
         body = event["object"]
         if event["type"] == "DELETED":
-            self._inbox.drop(body["metadata"]["name"])
+            self._inbox.drop(body["metadata"]["name"], body["metadata"]["uid"])
             return
         try:
             task = load(HostTask, body)

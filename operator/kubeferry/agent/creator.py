@@ -1,4 +1,4 @@
-"""Makes the disks of a new VM: room is checked and reserved under one lock, every file is journaled before it is made."""
+"""Makes the disks of a new VM: room is checked and reserved by one thread, every file is journaled before it is made."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
-from kubeferry.agent.storage.create import bytes_needed, create_files, refuse_foreign_files
+from kubeferry.agent.storage.create import bytes_needed, create_files, own_files
 from kubeferry.agent.storage.space import free_bytes
 from kubeferry.agent.virt.port import HypervisorFacts
 from kubeferry.api import reasons
@@ -28,7 +28,8 @@ class Creator:
         self._machine = machine
         self._journals = journals
         self._hypervisor = hypervisor
-        self._reserving = asyncio.Lock()
+        # One thread: two that looked for room at the same time would both be given the same.
+        self._reserving = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reserving")
         self._disks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="disks")
 
     async def create(self, journal: Journal) -> None:
@@ -45,7 +46,6 @@ class Creator:
         journal = await self._reserve(journal)
         loop = asyncio.get_running_loop()
         made = await loop.run_in_executor(self._disks, self._make, journal)
-        self._journals.write(made)
         log.info("disks made", disks=sorted(made.disks))
 
     async def _reserve(self, journal: Journal) -> Journal:
@@ -56,14 +56,17 @@ class Creator:
             message = f"libvirt knows a domain with uuid {domain.uuid} that no journal tells of; none was expected: see `virsh list --all`"
             raise RefusedError(reasons.FOREIGN_DOMAIN, message)
         facts = await self._hypervisor.facts()
+        return await asyncio.get_running_loop().run_in_executor(self._reserving, self._hold, journal, domain, facts)
+
+    def _hold(self, journal: Journal, domain: Domain, facts: HypervisorFacts) -> Journal:
+        """Check and journal what the VM takes of this host; runs in the thread of reservations."""
         settings = self._machine.settings
-        async with self._reserving:
-            refuse_foreign_files(settings.instances_path, journal.uid, journal.created)
-            needed = bytes_needed(domain, settings.allow)
-            held, _ = self._journals.all()
-            self._check_room(domain, facts, needed, [other for other in held if other.uid != journal.uid])
-            journal = host.reserve(journal, needed)
-            self._journals.write(journal)
+        found = own_files(settings.instances_path, journal.uid, journal.created)
+        needed = bytes_needed(domain, settings.allow, found)
+        held, _ = self._journals.all()
+        self._check_room(domain, facts, needed, [other for other in held if other.uid != journal.uid])
+        journal = host.reserve(journal, needed)
+        self._journals.write(journal)
         return journal
 
     def _check_room(self, domain: Domain, facts: HypervisorFacts, needed: int, others: list[Journal]) -> None:
@@ -83,7 +86,7 @@ class Creator:
             raise RefusedError(reasons.INSUFFICIENT_DISK, message)
 
     def _make(self, journal: Journal) -> Journal:
-        """Make the files, each named in the journal before it is made; runs in a thread."""
+        """Make the files, each named in the journal before it is made, and journal them; runs in a thread."""
         if journal.domain is None:
             raise ValueError(f"the journal of {journal.uid} has no domain")
         kept = journal
@@ -95,4 +98,6 @@ class Creator:
 
         settings = self._machine.settings
         disks = create_files(settings.instances_path, journal.domain, settings.allow, journal.created, note)
-        return host.activate(kept, disks)
+        kept = host.activate(kept, disks)
+        self._journals.write(kept)
+        return kept

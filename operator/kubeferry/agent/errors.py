@@ -2,7 +2,6 @@
 
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.virt.port import HypervisorError
-from kubeferry.api import reasons
 from kubeferry.api.task import TaskError
 from kubeferry.core.host import Refuse
 
@@ -27,8 +26,4 @@ FAILURES = (RefusedError, StorageError, HypervisorError)
 
 def task_error(failure: Failure) -> TaskError:
     """What a failure tells the controller."""
-    if isinstance(failure, HypervisorError):
-        retryable = failure.reason == reasons.HYPERVISOR_UNREACHABLE
-    else:
-        retryable = failure.retryable
-    return TaskError(reason=failure.reason, message=str(failure)[:4096], retryable=retryable)
+    return TaskError(reason=failure.reason, message=str(failure)[:4096], retryable=failure.retryable)

@@ -1,4 +1,4 @@
-"""The blocking hypervisor port, called from the event loop: a few threads, and a deadline on every call."""
+"""The blocking hypervisor port, called from the event loop: a thread for each caller, and a deadline on every call."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -10,58 +10,59 @@ from kubeferry.api import reasons
 
 CALL_DEADLINE = 30.0
 """Seconds after which a call to libvirt counts as hung."""
+CREATE_DEADLINE = 120.0
+"""Seconds for a start, in which libvirt waits for QEMU, and QEMU for its memory and its disks."""
 
 T = TypeVar("T")
 
 
-class ExpiredError(Exception):
-    """What allowed a start was too old when the start would have been made."""
-
-
 class HypervisorCalls:
-    """A `Hypervisor` for coroutines.
+    """A `Hypervisor` for coroutines. Each of its methods may raise `HypervisorError`.
 
-    A call that does not return can't be ended: `hung` is set, and the agent must end itself so that nothing is waited for
-    behind it.
+    A call that does not return can't be ended: `hung` is set, every later call fails at once (`HypervisorHung`), and the
+    agent must end itself so that nothing is waited for behind it.
     """
 
-    def __init__(self, port: Hypervisor, deadline: float = CALL_DEADLINE) -> None:
+    def __init__(self, port: Hypervisor, callers: int, deadline: float = CALL_DEADLINE, create_deadline: float = CREATE_DEADLINE) -> None:
+        """Nothing is called yet.
+
+        Args:
+            port: what is called.
+            callers: how many may call at a time: a call that waited for a thread would seem to hang.
+            deadline: seconds for a call.
+            create_deadline: seconds for `create`.
+        """
         self._port = port
         self._deadline = deadline
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="libvirt")
+        self._create_deadline = create_deadline
+        self._pool = ThreadPoolExecutor(max_workers=callers, thread_name_prefix="libvirt")
         self.hung = asyncio.Event()
 
     async def facts(self) -> HypervisorFacts:
         """See `Hypervisor.facts`."""
-        return await self._call("facts", self._port.facts)
+        return await self._call("facts", self._port.facts, self._deadline)
 
     async def domains(self) -> Mapping[str, bool]:
         """See `Hypervisor.domains`."""
-        return await self._call("domains", self._port.domains)
+        return await self._call("domains", self._port.domains, self._deadline)
 
     async def watch(self, callback: Callable[[str], None]) -> None:
         """See `Hypervisor.watch`; the callback comes from another thread."""
-        await self._call("watch", lambda: self._port.watch(callback))
+        await self._call("watch", lambda: self._port.watch(callback), self._deadline)
 
     async def create(self, xml: str, allowed: Callable[[], bool]) -> None:
-        """Start a domain, if `allowed` still says so in the thread that starts it.
+        """See `Hypervisor.create`; `allowed` is asked from another thread."""
+        await self._call("create", lambda: self._port.create(xml, allowed), self._create_deadline)
 
-        Raises:
-            ExpiredError: it did not; nothing was started.
-        """
-
-        def start() -> None:
-            if not allowed():
-                raise ExpiredError
-            self._port.create(xml)
-
-        await self._call("create", start)
-
-    async def _call(self, name: str, call: Callable[[], T]) -> T:
+    async def _call(self, name: str, call: Callable[[], T], deadline: float) -> T:
+        if self.hung.is_set():
+            raise HypervisorError(
+                reasons.HYPERVISOR_HUNG, f"{name} was not asked of libvirt, since a call before did not return; the agent ends"
+            )
         work = asyncio.get_running_loop().run_in_executor(self._pool, call)
         try:
-            return await asyncio.wait_for(work, self._deadline)
+            return await asyncio.wait_for(work, deadline)
         except TimeoutError as error:
             self.hung.set()
-            message = f"libvirt did not return from {name} within {self._deadline:.0f} s: see libvirtd's log on this node; the agent ends"
+            message = f"libvirt did not return from {name} within {deadline:.0f} s: see libvirtd's log on this node; the agent ends"
             raise HypervisorError(reasons.HYPERVISOR_HUNG, message) from error

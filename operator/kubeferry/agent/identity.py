@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from kubeferry.agent.journal import JOURNALS, has_instances
 from kubeferry.agent.storage.atomic import sync_directory, write_atomic
@@ -43,7 +41,7 @@ def require_instances_path(instances_path: Path) -> None:
 def host_id(state_path: Path, instances_path: Path) -> str:
     """The identity of this host, made at its first start together with the directory of journals.
 
-    Call it under the `HostLock`.
+    Call it with the host's lock taken (`take_host_lock`).
 
     Args:
         state_path: host-local, never shared.
@@ -72,7 +70,7 @@ def host_id(state_path: Path, instances_path: Path) -> str:
 def boot_id(run_path: Path) -> str:
     """The identity of this boot of the host: the kernel's own is the machine's, and the same in all of its containers.
 
-    Call it under the `HostLock`.
+    Call it with the host's lock taken (`take_host_lock`).
 
     Args:
         run_path: on a file system that a boot empties.
@@ -105,39 +103,31 @@ def _made_uuid(path: Path) -> str:
     return made
 
 
-class HostLock:
-    """Held by the one agent of a host for its life: two would both believe what only one may do. The kernel frees it at the agent's end."""
+def take_host_lock(state_path: Path) -> int:
+    """Become the one agent of a host: two would both believe what only one may do.
 
-    def __init__(self, state_path: Path) -> None:
-        """Take the lock, at once or not at all.
+    Args:
+        state_path: made if it is missing.
 
-        Args:
-            state_path: made if it is missing.
+    Returns:
+        A descriptor that holds the lock. Leave it open: threads of an agent that was told to stop may work on until the process
+        ends, and only the kernel, then, may give the lock to another.
 
-        Raises:
-            IdentityError: another agent holds it, or the file system refused.
-        """
-        path = state_path / _LOCK
-        with _telling(f"lock {path}"):
-            state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = os.read(self._fd, 20).decode(errors="replace").strip()
-                self.release()
-                raise IdentityError(
-                    f"{path} is held by another agent (process {holder}, as it saw itself); one runs on a host at a time: end that one"
-                ) from error
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        """Give it up."""
-        os.close(self._fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
+    Raises:
+        IdentityError: another agent holds it, or the file system refused.
+    """
+    path = state_path / _LOCK
+    with _telling(f"lock {path}"):
+        state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(fd, 20).decode(errors="replace").strip()
+            os.close(fd)
+            raise IdentityError(
+                f"{path} is held by another agent (process {holder}, as it saw itself); one runs on a host at a time: end that one"
+            ) from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd

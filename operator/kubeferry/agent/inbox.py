@@ -16,11 +16,15 @@ class Inbox:
         if (None if task.status is None else task.status.phase) in _OPEN:
             self._tasks[task.metadata.name] = task
         else:
-            self.drop(task.metadata.name)
+            self.drop(task.metadata.name, task.metadata.uid)
 
-    def drop(self, name: str) -> None:
-        """A task is gone. That cancels nothing: what it began is finished when it is asked again."""
-        self._tasks.pop(name, None)
+    def drop(self, name: str, uid: str) -> None:
+        """A task is gone. That cancels nothing: what it began is finished when it is asked again.
+
+        Only that very object: its name is used again when the controller asks again, and news of the old one may come late.
+        """
+        if name in self._tasks and self._tasks[name].metadata.uid == uid:
+            del self._tasks[name]
 
     def of(self, uid: str) -> tuple[HostTask, ...]:
         """The open tasks of a VM, in the order in which they were asked."""

@@ -1,6 +1,8 @@
 """One VM on this host: its tasks in order, then, if it should run and does not, the start gate. Serial per VM."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -12,8 +14,11 @@ from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.revivals import REFUSED_WAIT, Revivals
 from kubeferry.agent.starter import Starter
+from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.storage.space import allocated
+from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.api import reasons
 from kubeferry.api.placement import Placement
 from kubeferry.api.role import Role
@@ -22,10 +27,7 @@ from kubeferry.core import host
 from kubeferry.core.host import Acknowledge, Act, Effect, Refuse
 from kubeferry.core.journal import Journal
 from kubeferry.kube.client import Cluster
-from kubeferry.kube.errors import KubeError, NotFound
-
-STOPPED_RETRY = timedelta(seconds=5)
-"""When the gate is asked again for a VM that should run and could not be started."""
+from kubeferry.kube.errors import Forbidden, Invalid, KubeError, NotFound, Unreadable
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +44,7 @@ class Worker:
         inbox: Inbox,
         creator: Creator,
         starter: Starter,
+        revivals: Revivals,
         changed: Callable[[], None],
     ) -> None:
         """`changed` is called when what the ComputeNode tells may have changed."""
@@ -52,7 +55,9 @@ class Worker:
         self._inbox = inbox
         self._creator = creator
         self._starter = starter
+        self._revivals = revivals
         self._changed = changed
+        self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="disk-size")
 
     async def reconcile(self, uid: str) -> timedelta | None:
         """Work on one VM: the handler of the work queue.
@@ -88,7 +93,7 @@ class Worker:
             agent_version=__version__,
         )
         await self._tell(task, ended)
-        self._inbox.drop(task.metadata.name)
+        self._inbox.drop(task.metadata.name, task.metadata.uid)
         self._changed()
 
     async def _tell(self, task: HostTask, status: HostTaskStatus) -> None:
@@ -99,47 +104,82 @@ class Worker:
 
     async def _do(self, task: HostTaskSpec) -> TaskResult:
         uid = task.placement.name
-        try:
-            placement = await self._cluster.get(Placement, uid)
-        except NotFound as error:
-            raise RefusedError(reasons.PLACEMENT_LOST, f"the task's Placement is gone: nothing is done ({error})") from error
-        answer = host.answer(task, self._journals.read(uid), placement.spec, self._machine.host_id)
+        placement = await self._placement(task)
+        journal = await asyncio.to_thread(self._journals.read, uid)
+        answer = host.answer(task, journal, placement.spec, self._machine.host_id)
         match answer:
             case Refuse():
                 raise RefusedError.of(answer)
             case Acknowledge(state):
-                return self._result(uid, state)
+                return await self._result(uid, state)
             case Act(journal, effect):
                 return await self._act(task, journal, effect)
+
+    async def _placement(self, task: HostTaskSpec) -> Placement:
+        """The task's Placement, read consistently."""
+        try:
+            placement = await self._cluster.get(Placement, task.placement.name)
+        except NotFound as error:
+            raise RefusedError(reasons.PLACEMENT_LOST, f"the task's Placement is gone: nothing is done ({error})") from error
+        except (Forbidden, Invalid, Unreadable) as error:  # waiting changes nothing
+            raise RefusedError(error.reason, f"the task's Placement can't be read: nothing is done ({error})") from error
+        if placement.metadata.uid != task.placement.uid:
+            message = (
+                f"the task serves the Placement of uid {task.placement.uid}, the one that bears the name now is {placement.metadata.uid}: "
+                f"it was made anew, nothing is done"
+            )
+            raise RefusedError(reasons.HISTORY_DIVERGED, message)
+        return placement
 
     async def _act(self, task: HostTaskSpec, journal: Journal, effect: Effect) -> TaskResult:
         match effect:
             case Effect.MAKE_DISKS:
                 await self._creator.create(journal)
-                return self._result(journal.uid, TaskState.CREATED)
+                return await self._result(journal.uid, TaskState.CREATED)
             case Effect.START:
                 return await self._start(task, journal)
 
     async def _start(self, task: HostTaskSpec, journal: Journal) -> TaskResult:
-        self._journals.write(journal)
+        await asyncio.to_thread(self._journals.write, journal)
         if not (await self._hypervisor.domains()).get(journal.uid):
             await self._starter.start(journal.uid, task)
-        return self._result(journal.uid, TaskState.RUNNING)
+        return await self._result(journal.uid, TaskState.RUNNING)
 
-    def _result(self, uid: str, state: TaskState) -> TaskResult:
-        journal = self._journals.read(uid)
-        domain = None if journal is None else journal.domain
-        return TaskResult(state=state, disks=() if domain is None else allocated(self._machine.settings.instances_path, domain))
+    async def _result(self, uid: str, state: TaskState) -> TaskResult:
+        journal = await asyncio.to_thread(self._journals.read, uid)
+        if journal is None or journal.domain is None:
+            return TaskResult(state=state)
+        path = self._machine.settings.instances_path
+        disks = await asyncio.get_running_loop().run_in_executor(self._looks, allocated, path, journal.domain)
+        return TaskResult(state=state, disks=disks)
 
     async def _revive(self, uid: str) -> timedelta | None:
-        """Start a VM that is ACTIVE here and does not run; when to try again if the gate is shut or the start failed."""
+        """Start a VM that is ACTIVE here and does not run; when to look again if it could not be started, or must wait."""
         try:
-            journal = self._journals.read(uid)
-            if journal is None or journal.role != Role.ACTIVE or (await self._hypervisor.domains()).get(uid):
+            if not await self._is_stopped(uid):
                 return None
+        except (StorageError, HypervisorError) as failure:
+            log.warning("it can't be told whether the VM runs", reason=failure.reason, message=str(failure))
+            return REFUSED_WAIT
+        # Asked at each pass: events of the hypervisor and the publisher wake a VM whenever they like.
+        if wait := self._revivals.remaining(uid):
+            return wait
+        try:
             await self._starter.start(uid, None)
-        except (*FAILURES, KubeError) as failure:
-            log.warning("the VM does not run here", reason=failure.reason, message=str(failure))
-            return STOPPED_RETRY
+        except RefusedError as refusal:
+            log.info("the VM is not started", reason=refusal.reason, message=str(refusal))
+            return self._revivals.refused(uid)
+        except KubeError as failure:
+            log.warning("the VM is not started", reason=failure.reason, message=str(failure))
+            return self._revivals.refused(uid)
+        except (StorageError, HypervisorError) as failure:
+            log.warning("the VM could not be started", reason=failure.reason, message=str(failure))
+            return self._revivals.tried(uid)
+        self._revivals.tried(uid)
         self._changed()
         return None
+
+    async def _is_stopped(self, uid: str) -> bool:
+        """Whether a copy is ACTIVE here and does not run."""
+        journal = await asyncio.to_thread(self._journals.read, uid)
+        return journal is not None and journal.role == Role.ACTIVE and not (await self._hypervisor.domains()).get(uid)

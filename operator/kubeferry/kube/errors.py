@@ -1,6 +1,8 @@
 # ruff: noqa: N818 - they bear the names of the API server's reasons
 """What a request to the API server can end with. Messages say which verb, which object, and what the server said."""
 
+from kubeferry.api import reasons
+
 
 class KubeError(Exception):
     """A request failed."""
@@ -35,13 +37,13 @@ class AlreadyExists(KubeError):
 class Forbidden(KubeError):
     """Who asks is not known (401), or may not do this (403)."""
 
-    reason = "Forbidden"
+    reason = reasons.FORBIDDEN
 
 
 class Invalid(KubeError):
     """The request breaks a rule of the API; the same request will never go well."""
 
-    reason = "Invalid"
+    reason = reasons.INVALID
 
 
 class Unavailable(KubeError):
@@ -53,4 +55,4 @@ class Unavailable(KubeError):
 class Unreadable(KubeError):
     """The server holds what our models refuse."""
 
-    reason = "Unreadable"
+    reason = reasons.UNREADABLE

@@ -7,80 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import UID, domain
+from builders import UID
+from instance_bench import ALL, CAPACITY, CONTENT, Bench
 
-from kubeferry.agent.settings import AllowList
-from kubeferry.agent.storage.create import MARGIN, bytes_needed, create_files, refuse_foreign_files
+from kubeferry.agent.storage.create import bytes_needed, create_files, own_files
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.api import reasons
-from kubeferry.api.domain import DiskFormat, DiskSource, Domain, DomainDisk, HostPath, KernelBoot
+from kubeferry.api.domain import DiskSource, KernelBoot
 from kubeferry.core.journal import JournalDisk
-
-CAPACITY = 1 << 20
-ALL = ("kernel", "initrd", "root.raw", "data.raw")
-CONTENT = {"kernel": b"kernel", "initrd": b"initrd", "root": b"root" * 5000, "data": b"data"}
 
 
 class PowerCut(BaseException):
     """Ends what runs, as nothing that it could handle does."""
-
-
-@dataclasses.dataclass
-class Bench:
-    """An instances path, sources to make a VM from, and what a journal would have noted."""
-
-    instances: Path
-    sources: Path
-    created: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def directory(self) -> Path:
-        return self.instances / UID
-
-    @property
-    def allow(self) -> AllowList:
-        return AllowList(hostPaths=(str(self.sources),), kernelPaths=(str(self.sources),))
-
-    def domain(self, **changes: Any) -> Domain:
-        boot = KernelBoot(kernel_path=f"{self.sources}/kernel", initrd_path=f"{self.sources}/initrd")
-        return domain(kernel_boot=boot, disks=(self.disk("root"), self.disk("data")), **changes)
-
-    def disk(self, name: str) -> DomainDisk:
-        source = DiskSource(host_path=HostPath(path=f"{self.sources}/{name}"))
-        return DomainDisk(name=name, format=DiskFormat.RAW, capacity=CAPACITY, source=source)
-
-    def create(self) -> dict[str, JournalDisk]:
-        return create_files(self.instances, self.domain(), self.allow, tuple(self.created), self.created.append)
-
-    def refusal(self) -> StorageError:
-        with pytest.raises(StorageError) as refused:
-            self.create()
-        return refused.value
-
-    def files(self) -> dict[str, bytes]:
-        """Names and content, cut of the zeros that fill a disk; for links, where they lead."""
-        return {
-            path.name: os.readlink(path).encode() if path.is_symlink() else b"" if path.is_dir() else path.read_bytes().rstrip(b"\0")
-            for path in self.directory.iterdir()
-        }
-
-    def whole(self) -> bool:
-        """Whether every file is there, as it should be, and nothing else."""
-        return self.files() == {
-            "kernel": CONTENT["kernel"],
-            "initrd": CONTENT["initrd"],
-            "root.raw": CONTENT["root"],
-            "data.raw": CONTENT["data"],
-        }
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    for directory in ("instances", "sources"):
-        (tmp_path / directory).mkdir()
-    for name, content in CONTENT.items():
-        (tmp_path / "sources" / name).write_bytes(content)
-    return Bench(tmp_path / "instances", tmp_path / "sources")
 
 
 def failing(name: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
@@ -244,6 +182,12 @@ def part_of_a_part_in(directory: Path) -> None:
     (directory / "root.raw.part.part").write_bytes(b"keep me")
 
 
+def lying_in(directory: Path) -> dict[str, tuple[int, ...]]:
+    """What lies there; not when it was read last, since a look that changes nothing may change that."""
+    found = {path.name: path.lstat() for path in directory.iterdir()}
+    return {name: (s.st_ino, s.st_mode, s.st_nlink, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found.items()}
+
+
 @pytest.mark.parametrize(
     ("disturb", "says"),
     [
@@ -265,13 +209,13 @@ def test_what_is_not_this_vms_is_refused_and_left(disturb: Callable[[Path], None
     (bench.directory / "initrd.part").write_bytes(b"half")
     disturb(bench.directory)
     bench.created += ["kernel", "initrd", "root.raw"]
-    before = {path.name: path.lstat() for path in bench.directory.iterdir() if not path.is_fifo()}
+    before = lying_in(bench.directory)
     error = bench.refusal()
     assert error.reason == reasons.FOREIGN_FILES
     assert says in str(error)
-    assert {path.name: path.lstat() for path in bench.directory.iterdir() if not path.is_fifo()} == before
+    assert lying_in(bench.directory) == before
     with pytest.raises(StorageError, match=says):
-        refuse_foreign_files(bench.instances, UID, bench.created)
+        own_files(bench.instances, UID, bench.created)
 
 
 def file_at(path: Path) -> None:
@@ -290,18 +234,18 @@ def test_something_else_in_place_of_the_directory_is_refused_and_left(disturb: C
     assert bench.refusal().reason == reasons.FOREIGN_FILES
     assert bench.directory.lstat() == before
     with pytest.raises(StorageError, match="no directory, or a link"):
-        refuse_foreign_files(bench.instances, UID, ())
+        own_files(bench.instances, UID, ())
 
 
 def test_a_look_for_foreign_files_makes_nothing(bench: Bench) -> None:
-    refuse_foreign_files(bench.instances, UID, ())
+    own_files(bench.instances, UID, ())
     assert list(bench.instances.iterdir()) == []
 
 
 def test_a_look_for_foreign_files_without_the_instances_path_can_not_tell(bench: Bench) -> None:
     bench.instances.rmdir()
     with pytest.raises(StorageError, match="look into the instances path") as refused:
-        refuse_foreign_files(bench.instances, UID, ())
+        own_files(bench.instances, UID, ())
     assert refused.value.reason == reasons.STORAGE_ERROR
 
 
@@ -368,7 +312,7 @@ def test_a_source_may_be_as_large_as_the_disk_and_no_larger(excess: int, bench: 
 def test_disks_and_kernels_have_a_list_each(lists: dict[str, Any], key: str, bench: Bench) -> None:
     allow = bench.allow.model_copy(update=lists)
     for attempt in (
-        lambda: bytes_needed(bench.domain(), allow),
+        lambda: bytes_needed(bench.domain(), allow, {}),
         lambda: create_files(bench.instances, bench.domain(), allow, (), bench.created.append),
     ):
         with pytest.raises(StorageError, match=key) as refused:
@@ -379,20 +323,29 @@ def test_disks_and_kernels_have_a_list_each(lists: dict[str, Any], key: str, ben
 def test_two_disks_of_one_name_are_refused(bench: Bench) -> None:
     twice = dataclasses.replace(bench.domain(), disks=(bench.disk("root"), bench.disk("root")))
     with pytest.raises(StorageError, match=r"root\.raw") as refused:
-        bytes_needed(twice, bench.allow)
+        bytes_needed(twice, bench.allow, {})
     assert refused.value.reason == reasons.INVALID_TASK
 
 
 def test_a_disk_without_a_source_is_refused(bench: Bench) -> None:
     empty = dataclasses.replace(bench.disk("root"), source=DiskSource())
     with pytest.raises(StorageError, match="disk root has no source") as refused:
-        bytes_needed(dataclasses.replace(bench.domain(), disks=(empty,)), bench.allow)
+        bytes_needed(dataclasses.replace(bench.domain(), disks=(empty,)), bench.allow, {})
     assert refused.value.reason == reasons.INVALID_TASK
 
 
-def test_the_bytes_needed_are_what_the_sources_occupy_and_a_margin(bench: Bench) -> None:
-    os.truncate(bench.sources / "data", CAPACITY)
-    (bench.sources / "root").write_bytes(b"x" * CAPACITY)
-    occupied = sum((bench.sources / name).stat().st_blocks * 512 for name in CONTENT)
-    assert CAPACITY <= occupied < 2 * CAPACITY
-    assert bytes_needed(bench.domain(), bench.allow) == occupied + MARGIN
+def test_the_file_that_was_synced_gets_the_name_whatever_bears_the_parts_name_by_then(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def replaced(fd: int) -> None:
+        sync(fd)
+        part = bench.directory / "root.raw.part"
+        if part.exists():
+            part.rename(bench.directory / "kept")
+            part.write_bytes(b"another's")
+
+    monkeypatch.setattr(os, "fsync", replaced)
+    bench.create()
+    assert bench.files()["root.raw"] == CONTENT["root"]

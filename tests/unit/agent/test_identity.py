@@ -2,12 +2,14 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from builders import UID
 
-from kubeferry.agent.identity import HostLock, IdentityError, boot_id, host_id, require_instances_path
+from kubeferry.agent.identity import IdentityError, boot_id, host_id, require_instances_path, take_host_lock
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.api import reasons
@@ -102,30 +104,38 @@ def test_a_boot_keeps_its_identity_until_its_run_directory_is_emptied(tmp_path: 
 def test_a_state_that_can_not_be_written_is_told(state: Path, instances: Path) -> None:
     state.parent.mkdir()
     state.touch()
-    for attempt in (lambda: host_id(state, instances), lambda: boot_id(state / "run"), lambda: HostLock(state)):
+    for attempt in (lambda: host_id(state, instances), lambda: boot_id(state / "run"), lambda: take_host_lock(state)):
         with pytest.raises(IdentityError, match=f"could not .*{state}"):
             attempt()
 
 
+@contextmanager
+def held(state: Path) -> Iterator[None]:
+    """The life of an agent's process."""
+    fd = take_host_lock(state)
+    yield
+    os.close(fd)
+
+
 def test_the_lock_is_held_by_one_and_names_its_holder(state: Path) -> None:
-    with HostLock(state):
+    with held(state):
         before = os.listdir("/proc/self/fd")
         with pytest.raises(IdentityError, match=f"process {os.getpid()},"):
-            HostLock(state)
+            take_host_lock(state)
         assert os.listdir("/proc/self/fd") == before
-    with HostLock(state):
+    with held(state):
         assert (state / "lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_the_holders_number_is_not_mixed_with_an_earlier_ones(state: Path) -> None:
     state.mkdir(parents=True)
     (state / "lock").write_text("12345678901\n")
-    with HostLock(state):
+    with held(state):
         assert (state / "lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_helper_that_the_agent_started_does_not_keep_the_lock(state: Path) -> None:
-    with HostLock(state):
+    with held(state):
         helper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    with HostLock(state):
+    with held(state):
         helper.communicate(b"\n")

@@ -1,9 +1,8 @@
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from image_holder import held_by_qemu
 
 from kubeferry.agent.storage import lock
 from kubeferry.agent.storage.errors import StorageError
@@ -20,17 +19,8 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def held(image: Path) -> Iterator[None]:
-    """A QEMU with a machine has the image; its guest does not run. It answers once all devices are there."""
-    drive = ["-drive", f"id=root,if=none,format=raw,file={image}", "-device", "virtio-blk-device,drive=root"]
-    command = ["qemu-system-x86_64", "-S", "-machine", "microvm", "-m", "8", "-nodefaults", "-display", "none", "-qmp", "stdio", *drive]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b'{"execute": "qmp_capabilities"}')
-        process.stdin.flush()
-        assert [set(json.loads(process.stdout.readline())) for _ in range(2)] == [{"QMP"}, {"return"}]
+    with held_by_qemu(image):
         yield
-        process.communicate(b'{"execute": "quit"}')
 
 
 def test_an_image_that_nobody_has_is_free_and_stays_as_it_is(image: Path) -> None:

@@ -1,7 +1,7 @@
 """Make a VM's files from their sources: kernel, initrd and every disk."""
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,21 +33,28 @@ class _File:
     """Bytes of a disk; None: as large as the source."""
 
 
-def bytes_needed(domain: Domain, allow: AllowList) -> int:
-    """Bytes that the VM's files will occupy: what their sources do, and a margin.
+def bytes_needed(domain: Domain, allow: AllowList, found: Mapping[str, os.stat_result]) -> int:
+    """Bytes that the VM's files will occupy beyond what they do by now: what their sources do, and a margin.
+
+    Args:
+        domain: whose files.
+        allow: which files of the host may be sources.
+        found: what is there by now (`own_files`). Whole files need nothing more; parts make room, since they are made anew.
 
     Raises:
         StorageError: `PathNotAllowed`, `SourceUnusable`, `InvalidTask`: no files can be made of this domain here.
     """
-    needed = MARGIN
-    for file in _files(domain, allow):
+    missing = [file for file in _files(domain, allow) if file.name not in found]
+    needed = MARGIN if missing else 0
+    for file in missing:
         with _source(file) as source:
             needed += allocated_bytes(os.fstat(source))
-    return needed
+    given_back = sum(allocated_bytes(found[file.name + PART]) for file in missing if file.name + PART in found)
+    return max(0, needed - given_back)
 
 
-def refuse_foreign_files(instances_path: Path, uid: str, created: Collection[str]) -> None:
-    """Check, before anything is journaled or made, that a VM's instance directory holds nothing that is not its own.
+def own_files(instances_path: Path, uid: str, created: Collection[str]) -> Mapping[str, os.stat_result]:
+    """What a VM's instance directory holds, by name, before anything is journaled or made: nothing that is not its own.
 
     Args:
         instances_path: where the instances lie.
@@ -57,9 +64,10 @@ def refuse_foreign_files(instances_path: Path, uid: str, created: Collection[str
     Raises:
         StorageError: `ForeignFiles`; `StorageError`: it can't be told.
     """
-    if instance_exists(instances_path, uid):
-        with open_instance(instances_path, uid) as instance:
-            check_files(instance, created)
+    if not instance_exists(instances_path, uid):
+        return {}
+    with open_instance(instances_path, uid) as instance:
+        return check_files(instance, created)
 
 
 def create_files(
@@ -142,7 +150,7 @@ def _make(instance: Instance, file: _File, source: int) -> None:
             if file.capacity is not None:
                 os.ftruncate(target, file.capacity)
             os.fsync(target)
-            instance.publish(part, file.name)
+            instance.publish(target, part, file.name)
         except (OSError, StorageError):
             instance.remove(part)
             raise

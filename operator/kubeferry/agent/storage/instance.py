@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,17 @@ class Instance:
         """Make an empty file of mode 0600, where none is, and open it to write; libvirt gives it to QEMU at each start."""
         return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self.fd)
 
-    def publish(self, part: str, name: str) -> None:
+    def publish(self, fd: int, part: str, name: str) -> None:
         """Give a part its final name, where none is.
 
         Not rename(2), which would replace what lies there. An end in between leaves the file under both names (`check_files`).
+
+        Args:
+            fd: the part as its maker opened it: whatever has the part's name by now, it is this file that is whole.
+            part: the part's name.
+            name: the final one.
         """
-        os.link(part, name, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self.fd, follow_symlinks=True)
         os.unlink(part, dir_fd=self.fd)
 
     def remove(self, name: str) -> None:
@@ -95,7 +100,7 @@ def instance_exists(instances_path: Path, uid: str) -> bool:
         return uid in os.listdir(instances_path)
 
 
-def check_files(instance: Instance, created: Collection[str]) -> frozenset[str]:
+def check_files(instance: Instance, created: Collection[str]) -> Mapping[str, os.stat_result]:
     """Check that the directory holds nothing but whole files and parts that the journal created. Nothing is touched.
 
     A file is whole under its final name, since it gets that only after an fsync. One that has both names was
@@ -106,7 +111,7 @@ def check_files(instance: Instance, created: Collection[str]) -> frozenset[str]:
         created: final names in the journal; each covers its part too.
 
     Returns:
-        The names that are there; what has its final name is whole.
+        What is there, by name; what has its final name is whole.
 
     Raises:
         StorageError: `ForeignFiles`: a file that the journal does not name, a link, a second name of a file elsewhere, no file at all.
@@ -122,7 +127,7 @@ def check_files(instance: Instance, created: Collection[str]) -> frozenset[str]:
         names = sum(found[other].st_ino == status.st_ino for other in (final, final + PART) if other in found)
         if status.st_nlink != names:
             raise _foreign(instance.path / name, f"it has {status.st_nlink} names, and {names} of them here")
-    return frozenset(found)
+    return found
 
 
 def _foreign(path: Path, seen: str) -> StorageError:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import libvirt  # type: ignore[import-untyped]
 
 from kubeferry.agent.virt.capabilities import parse_capabilities
-from kubeferry.agent.virt.port import DomainType, HypervisorError, HypervisorFacts
+from kubeferry.agent.virt.port import DomainType, ExpiredError, HypervisorError, HypervisorFacts
 from kubeferry.api import reasons
 from kubeferry.api.computenode import NodeCpu
 
@@ -90,7 +90,7 @@ class LibvirtHypervisor:
             # The id came with the list: asked one by one, a domain could be gone in between.
             return {domain.UUIDString(): domain.ID() != -1 for domain in connection.listAllDomains()}
 
-    def create(self, xml: str) -> None:
+    def create(self, xml: str, allowed: Callable[[], bool]) -> None:
         """See `Hypervisor.create`."""
         uuid = _uuid(xml)
         with self._connected() as connection:
@@ -100,6 +100,8 @@ class LibvirtHypervisor:
                     reasons.HYPERVISOR_ERROR,
                     f"libvirt knows a domain with uuid {uuid} already, expected none; if it is not this VM's, destroy and undefine it",
                 )
+            if not allowed():
+                raise ExpiredError
             connection.createXML(xml)
 
     def watch(self, callback: Callable[[str], None]) -> None:
@@ -111,7 +113,7 @@ class LibvirtHypervisor:
             pass
 
     def close(self) -> None:
-        """See `Hypervisor.close`."""
+        """End the connection; domains run on."""
         with self._lock:
             self._retire_session()
 
@@ -137,7 +139,9 @@ class LibvirtHypervisor:
         self._retire_session()
         if not _event_loop().is_alive():
             raise HypervisorError(
-                reasons.HYPERVISOR_UNREACHABLE, "libvirt's event loop has ended (its error is in the agent's log): restart the agent"
+                reasons.HYPERVISOR_UNREACHABLE,
+                "libvirt's event loop has ended (its error is in the agent's log): restart the agent",
+                retryable=True,
             )
         try:
             self._session = self._connect()
@@ -163,6 +167,7 @@ class LibvirtHypervisor:
         return HypervisorError(
             reasons.HYPERVISOR_UNREACHABLE,
             f"libvirtd does not answer at {self._uri}: {error}; see that it runs, and that its socket's directory is mounted",
+            retryable=True,
         )
 
 

@@ -12,12 +12,18 @@ DomainType = Literal["kvm", "qemu"]
 
 
 class HypervisorError(Exception):
-    """The hypervisor refused (`HypervisorError`) or does not answer (`HypervisorUnreachable`)."""
+    """The hypervisor refused (`HypervisorError`) or does not answer (`HypervisorUnreachable`, `HypervisorHung`)."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         """A reason of `kubeferry.api.reasons`."""
+        self.retryable = retryable
+        """Whether the same may go well later without anybody's help."""
+
+
+class ExpiredError(Exception):
+    """What allowed a start no longer did when it would have been made; nothing was started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +58,15 @@ class Hypervisor(Protocol):
             HypervisorError: it does not answer.
         """
 
-    def create(self, xml: str) -> None:
+    def create(self, xml: str, allowed: Callable[[], bool]) -> None:
         """Start a transient domain (libvirt's createXML): nothing is left of it once it has stopped.
 
+        Args:
+            xml: the domain.
+            allowed: asked at the last moment before the start, when everything that may take its time is done.
+
         Raises:
+            ExpiredError: `allowed` said no.
             HypervisorError: a domain of that uuid or name is known, running or not; the XML is refused; QEMU ended.
                 If the hypervisor became unreachable meanwhile, the domain may run all the same: look at `domains`.
         """
@@ -69,6 +80,3 @@ class Hypervisor(Protocol):
         Raises:
             HypervisorError: it does not answer; the callback is kept, and registered by the next call that gets through.
         """
-
-    def close(self) -> None:
-        """End the connection; domains run on."""

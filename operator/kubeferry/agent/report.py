@@ -1,0 +1,130 @@
+"""What this host is and holds: its status, as the file system, the journals and the hypervisor say it now."""
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import structlog
+
+from kubeferry import __version__
+from kubeferry.agent.hypervisor import HypervisorCalls
+from kubeferry.agent.journal import JournalStore
+from kubeferry.agent.machine import Machine
+from kubeferry.agent.storage.errors import StorageError
+from kubeferry.agent.storage.space import instances_file_system
+from kubeferry.agent.virt.port import HypervisorError, HypervisorFacts
+from kubeferry.api import reasons
+from kubeferry.api.computenode import ComputeNodeStatus, Hypervisor, InstancesPath, InventoryItem
+from kubeferry.api.meta import Condition, Status, with_condition
+from kubeferry.api.names import PROTOCOL_VERSION
+from kubeferry.api.role import RunState
+from kubeferry.core.journal import Journal
+
+FREE_STEP = 64 << 20
+"""Free bytes are told rounded down to whole steps of so many bytes, or each heartbeat of a guest would be a write to the API."""
+LOOK_DEADLINE = 30.0
+"""Seconds for a look at the instances' file system, which may be a network's."""
+
+log = structlog.get_logger(__name__)
+
+
+class Report:
+    """Looks at each part by itself: one that fails is told, and hides no other. One look at a time."""
+
+    def __init__(self, machine: Machine, journals: JournalStore, hypervisor: HypervisorCalls, deadline: float = LOOK_DEADLINE) -> None:
+        self._machine = machine
+        self._journals = journals
+        self._hypervisor = hypervisor
+        self._deadline = deadline
+        self._looks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="instances-path")
+        self._hanging: asyncio.Future[InstancesPath] | None = None
+        self._room: InstancesPath | None = None
+        self._held: tuple[Journal, ...] = ()
+        self._unreadable: Mapping[str, StorageError] = {}
+        self._facts: HypervisorFacts | None = None
+        self._domains: Mapping[str, bool] | None = None
+        self._conditions: tuple[Condition, ...] = ()
+
+    async def now(self) -> ComputeNodeStatus:
+        """The status. Of journals and facts that can't be looked at now, the last that was seen is told; of everything else, nothing."""
+        looks = (await self._look_at_room(), await self._look_at_journals(), await self._look_at_hypervisor())
+        self._judge([failure for failure in looks if failure is not None])
+        facts, room = self._facts, self._room
+        return ComputeNodeStatus(
+            host_id=self._machine.host_id,
+            boot_id=self._machine.boot_id,
+            protocol_version=PROTOCOL_VERSION,
+            agent_version=__version__,
+            hypervisor=None if facts is None else Hypervisor(type=facts.domain_type, version=facts.version),
+            architecture=None if facts is None else facts.architecture,
+            machine_types=() if facts is None else facts.machine_types,
+            cpu=None if facts is None else facts.cpu,
+            memory=None if facts is None else facts.memory,
+            instances=None if room is None else dataclasses.replace(room, free=room.free - room.free % FREE_STEP),
+            inventory=tuple(_item(journal, self._domains) for journal in self._held),
+            conditions=self._conditions,
+        )
+
+    async def _look_at_room(self) -> StorageError | None:
+        path = self._machine.settings.instances_path
+        # A look that hangs can't be ended: it is asked whether it has come back, and no second one is sent after it.
+        patience = self._deadline if self._hanging is None else 0
+        look = self._hanging or asyncio.get_running_loop().run_in_executor(self._looks, instances_file_system, path)
+        self._room = self._hanging = None
+        done, _ = await asyncio.wait({look}, timeout=patience)
+        if not done:
+            self._hanging = look
+            message = (
+                f"a look at the instances path {path} does not return, {self._deadline:.0f} s were given; see that its file system answers"
+            )
+            return StorageError(reasons.STORAGE_ERROR, message, retryable=True)
+        try:
+            self._room = look.result()
+        except StorageError as error:
+            return error
+        return None
+
+    async def _look_at_journals(self) -> StorageError | None:
+        try:
+            held, unreadable = await asyncio.to_thread(self._journals.all)
+        except StorageError as error:
+            # What was held is told on: an empty inventory would read as "no copies".
+            self._condition(reasons.JOURNALS_READABLE, Status.FALSE, error.reason, str(error))
+            return error
+        for uid in unreadable.keys() - self._unreadable.keys():
+            log.error("journal unreadable, this VM is left alone", vm=uid, reason=unreadable[uid].reason, error=str(unreadable[uid]))
+        self._held, self._unreadable = held, unreadable
+        if unreadable:
+            message = f"of {len(unreadable)} VMs, the journal can't be read: {', '.join(unreadable)}; {next(iter(unreadable.values()))}"
+            self._condition(reasons.JOURNALS_READABLE, Status.FALSE, reasons.JOURNAL_UNREADABLE, message)
+        else:
+            self._condition(reasons.JOURNALS_READABLE, Status.TRUE, reasons.AS_EXPECTED, "")
+        return None
+
+    async def _look_at_hypervisor(self) -> HypervisorError | None:
+        self._domains = None
+        try:
+            self._facts = await self._hypervisor.facts()
+            self._domains = await self._hypervisor.domains()
+        except HypervisorError as error:
+            return error
+        return None
+
+    def _judge(self, failures: list[StorageError | HypervisorError]) -> None:
+        if failures:
+            self._condition(reasons.READY, Status.FALSE, failures[0].reason, "; ".join(map(str, failures)))
+        else:
+            self._condition(reasons.READY, Status.TRUE, reasons.AGENT_READY, "libvirt answers, the paths can be read")
+
+    def _condition(self, kind: str, status: Status, reason: str, message: str) -> None:
+        self._conditions = with_condition(self._conditions, kind, status, reason, message, None, datetime.now(UTC))
+
+
+def _item(journal: Journal, domains: Mapping[str, bool] | None) -> InventoryItem:
+    if domains is None:
+        state = RunState.UNKNOWN
+    else:
+        state = RunState.RUNNING if domains.get(journal.uid) else RunState.STOPPED
+    return InventoryItem(uid=journal.uid, state=state, role=journal.role, epoch=journal.epoch, epoch_id=journal.epoch_id)

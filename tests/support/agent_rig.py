@@ -1,0 +1,143 @@
+"""An agent's worker on host `a`, with real files, a hypervisor that keeps libvirt's rules, and an API server that keeps its own."""
+
+import dataclasses
+from pathlib import Path
+
+from builders import NOON, UID, placement
+from fake_cluster import FakeServer
+from fake_hypervisor import FakeHypervisor
+from manual_clock import ManualClock
+
+from kubeferry.agent.creator import Creator
+from kubeferry.agent.hypervisor import HypervisorCalls
+from kubeferry.agent.inbox import Inbox
+from kubeferry.agent.journal import JournalStore
+from kubeferry.agent.machine import Machine
+from kubeferry.agent.publisher import Publisher
+from kubeferry.agent.report import Report
+from kubeferry.agent.revivals import Revivals
+from kubeferry.agent.settings import AgentSettings
+from kubeferry.agent.starter import Starter
+from kubeferry.agent.worker import Worker
+from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
+from kubeferry.api.domain import DiskSource, Domain, HostPath, KernelBoot
+from kubeferry.api.meta import Meta
+from kubeferry.api.placement import Placement, PlacementSpec, StepState
+from kubeferry.api.task import HostTask, TaskPhase, Verb
+from kubeferry.core import ledger
+from kubeferry.core.journal import Journal
+from kubeferry.kube.client import Cluster, endpoint
+from kubeferry.kube.server import Ref
+
+HOST_ID = "host-a"
+PLACEMENT = Ref(endpoint(Placement), UID)
+NODE = Ref(endpoint(ComputeNode), "a")
+READ_PLACEMENT = f"get {PLACEMENT}"
+TELL_NODE = f"patch status of {NODE}"
+
+
+class Rig:
+    """The agent, and what is around it. Its clock goes only when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for name in ("instances", "state/journals", "images"):
+            (path / name).mkdir(parents=True)
+        (path / "images" / "root").write_bytes(b"content of the image")
+        (path / "images" / "vmlinuz").write_bytes(b"a kernel")
+        images = [str(path / "images")]
+        settings = AgentSettings.model_validate(
+            {
+                "nodeName": "a",
+                "instancesPath": path / "instances",
+                "statePath": path / "state",
+                "runPath": path / "run",
+                "virtualizationType": "qemu",
+                "allow": {"hostPaths": images, "kernelPaths": images},
+            }
+        )
+        self.server = FakeServer()
+        self.clock = ManualClock()
+        self.cluster = Cluster(self.server, "test")
+        self.hypervisor = FakeHypervisor()
+        self.journals = JournalStore(settings.state_path)
+        self.inbox = Inbox()
+        self.woken: list[str] = []
+        self.boot(settings, "boot-1")
+
+    def boot(self, settings: AgentSettings, boot_id: str) -> None:
+        """A new life of the agent, on the hypervisor that is there now."""
+        machine = self.machine = Machine(settings=settings, host_id=HOST_ID, boot_id=boot_id)
+        self.settings = settings
+        clock = self.clock.time
+        self.calls = HypervisorCalls(self.hypervisor, callers=4)
+        self.report = Report(machine, self.journals, self.calls)
+        self.publisher = Publisher(machine, self.cluster, self.report, self.woken.append, clock)
+        starter = Starter(machine, self.cluster, self.journals, self.calls, self.publisher, clock)
+        creator = Creator(machine, self.journals, self.calls)
+        self.worker = Worker(machine, self.cluster, self.journals, self.calls, self.inbox, creator, starter, Revivals(clock), lambda: None)
+
+    def domain(self) -> Domain:
+        spec = placement().spec.domain
+        disk = dataclasses.replace(spec.disks[0], source=DiskSource(host_path=HostPath(path=str(self.path / "images" / "root"))))
+        return dataclasses.replace(spec, disks=(disk,), kernel_boot=KernelBoot(kernel_path=str(self.path / "images" / "vmlinuz")))
+
+    async def place(self, **changes: object) -> Placement:
+        """The VM's Placement, as the controller stores it at first."""
+        spec = dataclasses.replace(placement().spec, domain=self.domain(), **changes)
+        return await self.cluster.create(Placement, Meta(name=UID), spec=spec)
+
+    async def change(self, **changes: object) -> Placement:
+        """The controller writes the Placement."""
+        stored = await self.cluster.get(Placement, UID)
+        return await self.cluster.replace(Placement, stored.metadata, dataclasses.replace(stored.spec, **changes))
+
+    async def ask(self, verb: Verb) -> HostTask:
+        """The controller asks, as it always does: ledger, then task; the worker works; the task as it ended."""
+        stored = await self.cluster.get(Placement, UID)
+        done = dataclasses.replace(stored.spec, steps=tuple(dataclasses.replace(s, state=StepState.SUCCEEDED) for s in stored.spec.steps))
+        stored = await self.change(**_fields(ledger.ask(done, verb, "a", HOST_ID, NOON)))
+        new = ledger.task(stored, stored.spec.steps[-1])
+        self.inbox.put(await self.cluster.create(HostTask, Meta(name=new.name), spec=new.spec))
+        await self.worker.reconcile(UID)
+        return await self.cluster.get(HostTask, new.name)
+
+    async def created(self, **changes: object) -> None:
+        """The VM is placed here and its disks are made; the Placement is changed then, and nobody started the VM."""
+        await self.place(running=False)
+        await self.ask(Verb.CREATE)
+        await self.change(**({"running": True} | changes))
+        self.clock.advance(10)  # the gate was shut: it is asked again then
+
+    def journal(self) -> Journal:
+        journal = self.journals.read(UID)
+        assert journal is not None
+        return journal
+
+    def runs(self) -> bool:
+        return self.hypervisor.domains().get(UID, False)
+
+    async def told(self) -> ComputeNodeStatus:
+        """What the ComputeNode says."""
+        node = await self.cluster.get(ComputeNode, "a")
+        assert node.status is not None
+        return node.status
+
+
+def nothing() -> None:
+    """Let a request of `FakeServer.before` go by."""
+
+
+def ended(task: HostTask) -> str:
+    """How a task ended, in a word."""
+    assert task.status is not None
+    assert task.status.finished_at is not None
+    if task.status.phase == TaskPhase.SUCCEEDED:
+        assert task.status.result is not None
+        return task.status.result.state
+    assert task.status.error is not None
+    return task.status.error.reason
+
+
+def _fields(spec: PlacementSpec) -> dict[str, object]:
+    return {"seq": spec.seq, "steps": spec.steps}

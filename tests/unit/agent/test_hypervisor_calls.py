@@ -1,0 +1,93 @@
+"""Calls to a hypervisor that may not return."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from builders import UID
+from fake_hypervisor import FakeHypervisor
+from hypervisor_contract import allowed, machine
+
+from kubeferry.agent.hypervisor import HypervisorCalls
+from kubeferry.agent.virt.port import ExpiredError, HypervisorError
+from kubeferry.api import reasons
+
+
+class Hanging(FakeHypervisor):
+    """Answers `domains` and `create` once it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+        self.asked = 0
+
+    def domains(self) -> dict[str, bool]:
+        self.asked += 1
+        self.released.wait()
+        return {UID: True}
+
+    def create(self, xml: str, allowed: Callable[[], bool]) -> None:
+        self.released.wait()
+        super().create(xml, allowed)
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    made = Hanging()
+    yield made
+    made.released.set()
+
+
+async def test_a_call_that_does_not_return_is_told(hanging: Hanging) -> None:
+    calls = HypervisorCalls(hanging, callers=2, deadline=0.01)
+    assert not calls.hung.is_set()
+    with pytest.raises(HypervisorError, match="did not return from domains") as hung:
+        await calls.domains()
+    assert hung.value.reason == reasons.HYPERVISOR_HUNG
+    assert calls.hung.is_set()
+
+
+async def test_once_a_call_hung_every_later_one_fails_at_once(hanging: Hanging) -> None:
+    calls = HypervisorCalls(hanging, callers=9, deadline=0.01)
+    with pytest.raises(HypervisorError):
+        await calls.domains()
+    for call in (calls.domains, calls.facts, lambda: calls.create(machine(), allowed), lambda: calls.watch(print)):
+        with pytest.raises(HypervisorError, match="was not asked") as hung:
+            await call()
+        assert hung.value.reason == reasons.HYPERVISOR_HUNG
+    assert hanging.asked == 1
+
+
+async def test_a_start_is_given_more_time_than_other_calls(hanging: Hanging) -> None:
+    calls = HypervisorCalls(hanging, callers=2, deadline=0.01, create_deadline=3600)
+    start = asyncio.create_task(calls.create(machine(), allowed))
+    done, _ = await asyncio.wait({start}, timeout=0.1)
+    assert not done
+    hanging.released.set()
+    await start
+    assert not calls.hung.is_set()
+
+
+async def test_a_start_that_does_not_return_is_told_too(hanging: Hanging) -> None:
+    calls = HypervisorCalls(hanging, callers=2, create_deadline=0.01)
+    with pytest.raises(HypervisorError, match="did not return from create"):
+        await calls.create(machine(), allowed)
+
+
+async def test_what_no_longer_allows_a_start_ends_it(hanging: Hanging) -> None:
+    hanging.released.set()
+    with pytest.raises(ExpiredError):
+        await HypervisorCalls(hanging, callers=2).create(machine(), lambda: False)
+
+
+async def test_as_many_calls_as_there_are_callers_are_made_at_a_time() -> None:
+    together = threading.Barrier(40, timeout=10)
+
+    class Meeting(FakeHypervisor):
+        def domains(self) -> dict[str, bool]:
+            together.wait()
+            return {}
+
+    calls = HypervisorCalls(Meeting(), callers=40)
+    assert await asyncio.gather(*(calls.domains() for _ in range(40))) == [{}] * 40
