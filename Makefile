@@ -17,7 +17,7 @@ setup: $(VENV)/.ready ## Debian packages, Python environment and tool chain (onc
 
 $(VENV)/.ready: pyproject.toml requirements.lock requirements-build.lock hack/packages
 	hack/packages
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-build.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --no-build-isolation -r requirements.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
