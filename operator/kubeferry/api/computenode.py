@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from kubeferry.api.domain import Architecture
-from kubeferry.api.meta import Condition, Meta
-from kubeferry.api.model import Bytes, Int, Uid, model
+from kubeferry.api.meta import Conditions, Meta
+from kubeferry.api.model import Bytes, Int, Uid, list_map, model
 from kubeferry.api.role import Role, RunState
 
 
@@ -74,17 +74,10 @@ class ComputeNodeStatus:
         Field(
             max_length=1024,
             description="Every copy that the host's journals tell of.",
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
+            json_schema_extra=list_map("uid"),
         ),
     ] = ()
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            max_length=32,
-            description="Aspects of the state.",
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-    ] = ()
+    conditions: Conditions = ()
 
 
 @model

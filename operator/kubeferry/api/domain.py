@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kubeferry.api.model import Bytes, HostFile, Int, Label, Uid, model
+from kubeferry.api.model import Bytes, HostFile, Int, Label, Uid, list_map, model
 
 
 class Architecture(StrEnum):
@@ -78,4 +78,7 @@ class Domain:
     cpu_cores: Annotated[Int, Field(ge=1, le=512, description="Virtual CPUs.")]
     memory: Annotated[Bytes, Field(gt=0, description="Guest memory in bytes.")]
     kernel_boot: Annotated[KernelBoot, Field(description="Direct kernel boot.")]
-    disks: Annotated[tuple[DomainDisk, ...], Field(min_length=1, max_length=16, description="Disks in the order the guest sees them.")]
+    disks: Annotated[
+        tuple[DomainDisk, ...],
+        Field(min_length=1, max_length=16, description="Disks in the order the guest sees them.", json_schema_extra=list_map("name")),
+    ]

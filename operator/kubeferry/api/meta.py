@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kubeferry.api.model import Int, Time, model
+from kubeferry.api.model import Int, Time, list_map, model
 
 
 @model
@@ -46,6 +46,10 @@ class Condition:
     message: Annotated[str, Field(max_length=4096, description="What was seen, what was expected, and what to do.")] = ""
     last_transition_time: Annotated[Time, Field(description="When the status changed last.")]
     observed_generation: Annotated[Int | None, Field(ge=0, description="The metadata.generation that this was told of.")] = None
+
+
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=32, description="Aspects of the state.", json_schema_extra=list_map("type"))]
+"""The conditions of an object, one of each type."""
 
 
 def condition(conditions: Iterable[Condition], kind: str) -> Condition | None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 from pydantic.dataclasses import dataclass
 
 from kubeferry.api.quantity import QUANTITY_PATTERN, parse_quantity
@@ -55,6 +56,11 @@ def dump(value: object) -> dict[str, Any]:
 def schema(kind: type) -> dict[str, Any]:
     """The JSON schema of a model, with `$defs`."""
     return adapter(kind).json_schema(by_alias=True)
+
+
+def list_map(key: str) -> JsonDict:
+    """What marks a list as a map by that field (`x-kubernetes-list-type`): for `Field(json_schema_extra=...)`."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 def _rfc3339(time: AwareDatetime) -> str:

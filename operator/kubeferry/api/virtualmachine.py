@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from kubeferry.api.domain import Architecture, DiskBus, DiskFormat, KernelBoot
-from kubeferry.api.meta import Condition, Meta
-from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, model
+from kubeferry.api.meta import Conditions, Meta
+from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, list_map, model
 
 
 class RunStrategy(StrEnum):
@@ -93,7 +93,7 @@ class Devices:
             min_length=1,
             max_length=16,
             description="Disks in the order the guest sees them.",
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=list_map("name"),
         ),
     ]
 
@@ -155,7 +155,7 @@ class VirtualMachineTemplateSpec:
             min_length=1,
             max_length=16,
             description="Volumes that the disks name.",
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=list_map("name"),
         ),
     ]
 
@@ -194,20 +194,13 @@ class VirtualMachineStatus:
     domain_uuid: Annotated[str | None, Field(alias="domainUUID", max_length=64, description="Uuid of the libvirt domain.")] = None
     machine_type: Annotated[str | None, Field(max_length=64, description="Canonical machine type that runs.")] = None
     observed_generation: Annotated[Int, Field(ge=0, description="The metadata.generation that this status tells of.")] = 0
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            max_length=32,
-            description="Aspects of the state.",
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-    ] = ()
+    conditions: Conditions = ()
     volumes: Annotated[
         tuple[VolumeStatus, ...],
         Field(
             max_length=16,
             description="The disks as they lie on the node.",
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=list_map("name"),
         ),
     ] = ()
 
