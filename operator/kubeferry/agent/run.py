@@ -17,6 +17,7 @@ from kubeferry.agent.virt.libvirt_port import LibvirtHypervisor
 from kubeferry.kube.operator import configure, watch_tasks_of
 from kubeferry.kube.rest import RestServer
 
+FAILED_EXIT_CODE = 1
 HUNG_EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h: something underneath is broken; whoever restarts the agent may find it mended."""
 
@@ -27,11 +28,11 @@ log = structlog.get_logger(__name__)
 
 
 def run_agent(settings: AgentSettings) -> None:
-    """Run the agent until SIGTERM or SIGINT, which end the process.
+    """Run the agent until SIGTERM or SIGINT. However it ends, it ends the process: a thread that hangs would keep the host's lock.
 
     Raises:
         kubeferry.agent.identity.IdentityError: the state can't be used, or another agent holds the host's lock.
-        kopf.ActivityError: it could not start; the message of its cause says why.
+        kubeferry.kube.errors.NotConfigured: it is not known which API server to ask.
     """
     require_instances_path(settings.instances_path)
     take_host_lock(settings.state_path)  # for the life of the process: never closed
@@ -41,23 +42,29 @@ def run_agent(settings: AgentSettings) -> None:
 
 
 async def _run(machine: Machine) -> None:
-    settings = machine.settings
     server = await RestServer.connect()
-    port = LibvirtHypervisor(settings.libvirt_uri, settings.virtualization_type)
+    port = LibvirtHypervisor(machine.settings.libvirt_uri, machine.settings.virtualization_type)
     agent = Agent(machine, server, port, asyncio.get_running_loop())
     watchdog = asyncio.create_task(_end_when_hung(agent), name="watchdog")
+    code = FAILED_EXIT_CODE
     try:
-        registry = kopf.OperatorRegistry()
-        register(registry, agent)
-        kopf_settings = kopf.OperatorSettings()
-        configure(kopf_settings)
-        watch_tasks_of(kopf_settings, settings.node_name)
-        await kopf.operator(registry=registry, settings=kopf_settings, clusterwide=True)
+        await _serve(machine.settings, agent)
+        log.info("the agent ends, VMs run on", node=machine.node)
+        code = 0
+    except Exception as error:
+        log.critical("the agent fails, VMs run on", node=machine.node, error=str(error), exc_info=True)
     finally:
         watchdog.cancel()
-        await server.close()
-    log.info("the agent ends, VMs run on", node=machine.node)
-    _end_process(0)
+        _end_process(code)
+
+
+async def _serve(settings: AgentSettings, agent: Agent) -> None:
+    registry = kopf.OperatorRegistry()
+    register(registry, agent)
+    kopf_settings = kopf.OperatorSettings()
+    configure(kopf_settings)
+    watch_tasks_of(kopf_settings, settings.node_name)
+    await kopf.operator(registry=registry, settings=kopf_settings, clusterwide=True)
 
 
 async def _end_when_hung(agent: Agent) -> None:

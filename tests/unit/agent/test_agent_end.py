@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from agent_rig import Rig
+from structlog.testing import capture_logs
 
 from kubeferry.agent import run
 
@@ -35,15 +37,51 @@ class Last:
         self.told = True
 
 
-@pytest.mark.parametrize("trouble", ["none", "fails", "hangs"])
-async def test_an_agent_whose_libvirt_hangs_ends_whatever_its_last_words_meet(trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    codes: list[int] = []
+@pytest.fixture
+def codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The exit codes with which the process would have ended."""
+    made: list[int] = []
 
     def end(code: int) -> None:
-        codes.append(code)
+        made.append(code)
         raise Ended
 
     monkeypatch.setattr(run, "_end_process", end)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        pytest.param(None, 0, id="told-to-stop"),
+        pytest.param(ZeroDivisionError("no watch"), run.FAILED_EXIT_CODE, id="kopf-fails"),
+        pytest.param(asyncio.CancelledError(), run.FAILED_EXIT_CODE, id="cancelled"),
+    ],
+)
+async def test_however_kopf_ends_the_process_ends_and_lets_go_of_the_hosts_lock(
+    ending: BaseException | None, code: int, codes: list[int], rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connected() -> object:
+        return rig.server
+
+    async def operator(**_: object) -> None:
+        if ending is not None:
+            raise ending
+
+    monkeypatch.setattr(run.RestServer, "connect", connected)
+    monkeypatch.setattr(run, "LibvirtHypervisor", lambda *_: rig.hypervisor)
+    monkeypatch.setattr(run.kopf, "operator", operator)
+    with capture_logs() as logs, pytest.raises(Ended):
+        await run._run(rig.machine)
+    assert codes == [code]
+    assert [line["event"] for line in logs] == ["the agent ends, VMs run on" if code == 0 else "the agent fails, VMs run on"][: len(logs)]
+    assert len(logs) == 1 or isinstance(ending, asyncio.CancelledError)
+
+
+@pytest.mark.parametrize("trouble", ["none", "fails", "hangs"])
+async def test_an_agent_whose_libvirt_hangs_ends_whatever_its_last_words_meet(
+    trouble: str, codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run, "LAST_WORDS_DEADLINE", 0.01)
     agent = Last(trouble)
     agent.hypervisor.hung.set()
