@@ -37,20 +37,26 @@ class Publisher:
         self._on_stopped = on_stopped
         self._clock = clock
         self._writing = asyncio.Lock()
+        self._seen: ComputeNodeStatus | None = None
         self._told: ComputeNodeStatus | None = None
         self._told_at = 0.0
 
     async def ensure_boot_published(self) -> None:
         """Return once the ComputeNode was seen to name this boot.
 
-        It is written each time: that it was written once does not say that it stands there now.
+        It is read each time: that it was written once does not say that it stands there now. It is not looked at the host for
+        this, which may take long.
 
         Raises:
-            RefusedError: `GateShut`: it names another boot.
-            KubeError: it can't be told now.
+            RefusedError: `GateShut`: it names another boot even though this one was written.
+            KubeError: it can't be read or told now.
+            StorageError: see `Report.now`.
         """
+        if await self._told_boot() == self._machine.boot_id:
+            return
+        seen = self._seen or await self._look()
         async with self._writing:
-            node = await self._write(await self._report.now())
+            node = await self._write(self._seen or seen)
         told = None if node.status is None else node.status.boot_id
         if told != self._machine.boot_id:
             message = f"ComputeNode {self._machine.node} names boot {told}, this is boot {self._machine.boot_id}: see who else writes it"
@@ -61,9 +67,10 @@ class Publisher:
 
         Raises:
             KubeError: it was not told; the Lease is not renewed.
+            StorageError: see `Report.now`; nothing was told.
         """
+        status = await self._look()
         async with self._writing:
-            status = await self._report.now()
             if status != self._told or self._clock() - self._told_at > TOLD_AGAIN:
                 await self._write(status)
             await renew_lease(
@@ -72,6 +79,17 @@ class Publisher:
         for item in status.inventory:
             if item.role == Role.ACTIVE and item.state == RunState.STOPPED:
                 self._on_stopped(item.uid)
+
+    async def _look(self) -> ComputeNodeStatus:
+        self._seen = await self._report.now()
+        return self._seen
+
+    async def _told_boot(self) -> str | None:
+        try:
+            node = await self._cluster.get(ComputeNode, self._machine.node)
+        except NotFound:
+            return None
+        return None if node.status is None else node.status.boot_id
 
     async def _write(self, status: ComputeNodeStatus) -> ComputeNode:
         name, now = self._machine.node, self._clock()

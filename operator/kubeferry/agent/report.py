@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import structlog
@@ -11,6 +10,7 @@ import structlog
 from kubeferry import __version__
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.journal import JournalStore
+from kubeferry.agent.look import LOOK_DEADLINE, Look
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.storage.space import instances_file_system
@@ -24,8 +24,6 @@ from kubeferry.core.journal import Journal
 
 FREE_STEP = 64 << 20
 """Free bytes are told rounded down to whole steps of so many bytes, or each heartbeat of a guest would be a write to the API."""
-LOOK_DEADLINE = 30.0
-"""Seconds for a look at the instances' file system, which may be a network's."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,22 +33,30 @@ class Report:
 
     def __init__(self, machine: Machine, journals: JournalStore, hypervisor: HypervisorCalls, deadline: float = LOOK_DEADLINE) -> None:
         self._machine = machine
-        self._journals = journals
         self._hypervisor = hypervisor
-        self._deadline = deadline
-        self._looks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="instances-path")
-        self._hanging: asyncio.Future[InstancesPath] | None = None
+        path = machine.settings.instances_path
+        self._look_at_room = Look(f"the instances path {path}", lambda: instances_file_system(path), deadline)
+        self._look_at_journals = Look(f"the journals in {machine.settings.state_path}", journals.all, deadline)
+        self._looking = asyncio.Lock()
         self._room: InstancesPath | None = None
-        self._held: tuple[Journal, ...] = ()
+        self._held: tuple[Journal, ...] | None = None
         self._unreadable: Mapping[str, StorageError] = {}
         self._facts: HypervisorFacts | None = None
         self._domains: Mapping[str, bool] | None = None
         self._conditions: tuple[Condition, ...] = ()
 
     async def now(self) -> ComputeNodeStatus:
-        """The status. Of journals and facts that can't be looked at now, the last that was seen is told; of everything else, nothing."""
-        looks = (await self._look_at_room(), await self._look_at_journals(), await self._look_at_hypervisor())
-        self._judge([failure for failure in looks if failure is not None])
+        """The status. Of journals and facts that can't be looked at now, the last that was seen is told; of everything else, nothing.
+
+        Raises:
+            StorageError: the journals could not be looked at since the agent began: an empty inventory would read as "no copies".
+        """
+        async with self._looking:
+            failures = [await self._see_room(), await self._see_journals(), await self._see_facts(), await self._see_domains()]
+            self._judge([failure for failure in failures if failure is not None])
+            return self._status(self._held or ())
+
+    def _status(self, held: tuple[Journal, ...]) -> ComputeNodeStatus:
         facts, room = self._facts, self._room
         return ComputeNodeStatus(
             host_id=self._machine.host_id,
@@ -63,34 +69,25 @@ class Report:
             cpu=None if facts is None else facts.cpu,
             memory=None if facts is None else facts.memory,
             instances=None if room is None else dataclasses.replace(room, free=room.free - room.free % FREE_STEP),
-            inventory=tuple(_item(journal, self._domains) for journal in self._held),
+            inventory=tuple(_item(journal, self._domains) for journal in held),
             conditions=self._conditions,
         )
 
-    async def _look_at_room(self) -> StorageError | None:
-        path = self._machine.settings.instances_path
-        # A look that hangs can't be ended: it is asked whether it has come back, and no second one is sent after it.
-        patience = self._deadline if self._hanging is None else 0
-        look = self._hanging or asyncio.get_running_loop().run_in_executor(self._looks, instances_file_system, path)
-        self._room = self._hanging = None
-        done, _ = await asyncio.wait({look}, timeout=patience)
-        if not done:
-            self._hanging = look
-            message = (
-                f"a look at the instances path {path} does not return, {self._deadline:.0f} s were given; see that its file system answers"
-            )
-            return StorageError(reasons.STORAGE_ERROR, message, retryable=True)
+    async def _see_room(self) -> StorageError | None:
+        self._room = None
         try:
-            self._room = look.result()
+            self._room = await self._look_at_room.now()
         except StorageError as error:
             return error
         return None
 
-    async def _look_at_journals(self) -> StorageError | None:
+    async def _see_journals(self) -> StorageError | None:
         try:
-            held, unreadable = await asyncio.to_thread(self._journals.all)
+            held, unreadable = await self._look_at_journals.now()
         except StorageError as error:
-            # What was held is told on: an empty inventory would read as "no copies".
+            if self._held is None:
+                raise
+            # What was held is told on, for the same reason.
             self._condition(reasons.JOURNALS_READABLE, Status.FALSE, error.reason, str(error))
             return error
         for uid in unreadable.keys() - self._unreadable.keys():
@@ -103,10 +100,16 @@ class Report:
             self._condition(reasons.JOURNALS_READABLE, Status.TRUE, reasons.AS_EXPECTED, "")
         return None
 
-    async def _look_at_hypervisor(self) -> HypervisorError | None:
-        self._domains = None
+    async def _see_facts(self) -> HypervisorError | None:
         try:
             self._facts = await self._hypervisor.facts()
+        except HypervisorError as error:
+            return error
+        return None
+
+    async def _see_domains(self) -> HypervisorError | None:
+        self._domains = None
+        try:
             self._domains = await self._hypervisor.domains()
         except HypervisorError as error:
             return error
@@ -114,7 +117,7 @@ class Report:
 
     def _judge(self, failures: list[StorageError | HypervisorError]) -> None:
         if failures:
-            self._condition(reasons.READY, Status.FALSE, failures[0].reason, "; ".join(map(str, failures)))
+            self._condition(reasons.READY, Status.FALSE, failures[0].reason, "; ".join(dict.fromkeys(map(str, failures))))
         else:
             self._condition(reasons.READY, Status.TRUE, reasons.AGENT_READY, "libvirt answers, the paths can be read")
 

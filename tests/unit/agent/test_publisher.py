@@ -1,12 +1,14 @@
 """What an agent tells of its host, when it writes it, and whom it wakes."""
 
+import asyncio
 import dataclasses
 
 import pytest
-from agent_rig import HOST_ID, TELL_NODE, Rig
+from agent_rig import HOST_ID, NODE, TELL_NODE, Rig
 from builders import UID
 
 from kubeferry.agent import report as report_module
+from kubeferry.agent.storage.errors import StorageError
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode, InstancesPath
 from kubeferry.api.role import Role, RunState
@@ -65,9 +67,10 @@ async def test_a_compute_node_that_changed_is_told_at_once(rig: Rig) -> None:
 
 async def test_a_write_without_an_answer_is_done_again(rig: Rig) -> None:
     await rig.publisher.publish()
+    rig.clock.advance(61)
     rig.server.before[TELL_NODE] = [Unavailable("no answer")]
     with pytest.raises(Unavailable):
-        await rig.publisher.ensure_boot_published()
+        await rig.publisher.publish()
     rig.server.requests.clear()
     await rig.publisher.publish()
     assert rig.server.requests.count(TELL_NODE) == 1
@@ -81,10 +84,46 @@ async def test_a_compute_node_that_was_deleted_is_back_within_a_minute(rig: Rig)
     assert (await rig.told()).boot_id == "boot-1"
 
 
-async def test_the_boot_is_written_each_time_it_is_asked_for(rig: Rig) -> None:
+async def test_the_boot_is_read_each_time_it_is_asked_for_and_written_where_it_does_not_stand(rig: Rig) -> None:
+    await rig.publisher.publish()
+    rig.server.requests.clear()
     for _ in range(3):
         await rig.publisher.ensure_boot_published()
-    assert rig.server.requests.count(TELL_NODE) == 4  # the first found no ComputeNode
+    assert rig.server.requests == [f"get {NODE}"] * 3
+    rig.server.objects[NODE]["status"]["bootId"] = "boot-0"  # restored from a backup
+    await rig.publisher.ensure_boot_published()
+    assert (await rig.told()).boot_id == "boot-1"
+
+
+async def test_a_gate_waits_for_no_look_at_the_host_once_there_was_one(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.publisher.publish()
+    del rig.server.objects[NODE]
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(rig.report, "now", hangs)
+    telling = asyncio.create_task(rig.publisher.publish())
+    async with asyncio.timeout(10):
+        await rig.publisher.ensure_boot_published()
+    telling.cancel()
+    assert (await rig.told()).boot_id == "boot-1"
+
+
+async def test_an_agent_that_never_saw_its_journals_tells_nothing_and_renews_no_lease(rig: Rig) -> None:
+    await rig.created()
+    await rig.publisher.publish()
+    before = await rig.told()
+    (rig.path / "state" / "journals").rename(rig.path / "elsewhere")
+    rig.boot(rig.settings, "boot-2")
+    rig.server.requests.clear()
+    with pytest.raises(StorageError, match="no directory"):
+        await rig.publisher.publish()
+    assert rig.server.requests == []
+    assert (await rig.told()) == before
+    (rig.path / "elsewhere").rename(rig.path / "state" / "journals")
+    await rig.publisher.publish()
+    assert [item.uid for item in (await rig.told()).inventory] == [UID]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 """What a host says of itself while parts of it can't be looked at."""
 
-import asyncio
 import dataclasses
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from agent_rig import Rig
@@ -12,6 +10,7 @@ from builders import UID
 
 from kubeferry.agent import report as report_module
 from kubeferry.agent.report import FREE_STEP, Report
+from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNodeStatus, InstancesPath
 from kubeferry.api.meta import Condition, Status, condition
@@ -67,11 +66,24 @@ async def test_without_the_journals_what_was_told_last_is_told_on(rig: Rig) -> N
 
 
 async def test_everything_that_fails_is_told_at_once(rig: Rig) -> None:
+    await rig.report.now()
     rig.hypervisor.stop_service()
     (rig.path / "state" / "journals").rmdir()
     message = told(await rig.report.now(), reasons.READY).message
+    assert message.count("the fake's service is stopped") == 1
     assert str(rig.path / "state" / "journals") in message
-    assert "the fake's service is stopped" in message
+
+
+async def test_a_hypervisor_that_can_not_tell_of_itself_still_tells_what_runs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.created()
+
+    def fails() -> None:
+        raise HypervisorError(reasons.HYPERVISOR_ERROR, "no capabilities")
+
+    monkeypatch.setattr(rig.hypervisor, "facts", fails)
+    status = await rig.report.now()
+    assert [(item.uid, item.state) for item in status.inventory] == [(UID, RunState.STOPPED)]
+    assert told(status, reasons.READY).message == "no capabilities"
 
 
 async def test_a_journal_that_can_not_be_read_is_told_by_name_and_the_host_stays_ready(rig: Rig) -> None:
@@ -90,49 +102,40 @@ async def test_a_journal_that_can_not_be_read_is_told_by_name_and_the_host_stays
     assert (found.status, found.reason) == (Status.TRUE, reasons.AS_EXPECTED)
 
 
-class Dead:
-    """A file system that answers until it is told not to."""
-
-    def __init__(self) -> None:
-        self.answers = threading.Event()
-        self.answers.set()
-        self.looks = 0
-
-    def look(self, _path: Path) -> InstancesPath:
-        self.looks += 1
-        self.answers.wait()
-        return ROOM
-
-
 @pytest.fixture
-def dead(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dead]:
-    made = Dead()
-    monkeypatch.setattr(report_module, "instances_file_system", made.look)
+def answers() -> Iterator[threading.Event]:
+    """Whether a file system answers: set at first, and in the end."""
+    made = threading.Event()
+    made.set()
     yield made
-    made.answers.set()
+    made.set()
 
 
-async def test_a_file_system_that_does_not_answer_is_told_and_hides_nothing_else(rig: Rig, dead: Dead) -> None:
+async def test_a_file_system_of_disks_that_hangs_is_told_and_hides_nothing_else(
+    rig: Rig, answers: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await rig.created()
+    monkeypatch.setattr(report_module, "instances_file_system", lambda _path: answers.wait() and ROOM)
     report = Report(rig.machine, rig.journals, rig.calls, deadline=0.01)
-    dead.answers.clear()
+    answers.clear()
     status = await report.now()
     assert (told(status, reasons.READY).status, told(status, reasons.READY).reason) == (Status.FALSE, reasons.STORAGE_ERROR)
+    assert str(rig.path / "instances") in told(status, reasons.READY).message
     assert [item.uid for item in status.inventory] == [UID]
 
 
-async def test_no_second_look_is_sent_after_one_that_hangs_and_none_waits_for_it_again(rig: Rig, dead: Dead) -> None:
-    report = Report(rig.machine, rig.journals, rig.calls, deadline=0.01)
-    dead.answers.clear()
-    await report.now()
-    report._deadline = 3600
-    async with asyncio.timeout(10):
-        for _ in range(3):
-            assert told(await report.now(), reasons.READY).reason == reasons.STORAGE_ERROR
-    assert dead.looks == 1
-    look = report._hanging
-    assert look is not None
-    dead.answers.set()
-    await asyncio.wait({look})
-    assert told(await report.now(), reasons.READY).status == Status.TRUE
-    assert dead.looks == 1
+async def test_a_file_system_of_journals_that_hangs_is_told_and_what_was_held_is_told_on(
+    rig: Rig, answers: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.created()
+    everything = rig.journals.all
+    monkeypatch.setattr(rig.journals, "all", lambda: answers.wait() and everything())
+    report = Report(rig.machine, rig.journals, rig.calls, deadline=0.5)
+    before = await report.now()
+    answers.clear()
+    status = await report.now()
+    for kind in (reasons.READY, reasons.JOURNALS_READABLE):
+        assert (told(status, kind).status, told(status, kind).reason) == (Status.FALSE, reasons.STORAGE_ERROR)
+    assert str(rig.path / "state") in told(status, reasons.READY).message
+    assert [item.uid for item in status.inventory] == [UID]
+    assert status.instances == before.instances

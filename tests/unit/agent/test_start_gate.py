@@ -106,6 +106,7 @@ async def test_a_compute_node_that_was_deleted_stands_again_before_the_placement
 
 async def test_a_boot_counts_as_published_only_if_the_answer_names_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.created()
+    rig.server.objects[NODE]["status"]["bootId"] = "boot-0"
     patch = rig.server.patch
 
     async def of_another_boot(ref: Ref, body: Body, kind: PatchType, *, status: bool, manager: str) -> Body:
