@@ -22,7 +22,6 @@ from kubeferry.api.model import load
 from kubeferry.api.names import AGENT_ACCOUNT
 from kubeferry.api.task import HostTask
 from kubeferry.kube.client import Cluster
-from kubeferry.kube.errors import KubeError
 from kubeferry.kube.leases import RENEWED_EVERY, boottime
 from kubeferry.kube.operator import require_kinds
 from kubeferry.kube.queue import Clock, WorkQueue
@@ -31,7 +30,6 @@ from kubeferry.kube.server import Server
 STOP_GRACE = timedelta(seconds=2)
 WORKERS = 32
 """VMs that are worked on at a time: most of that is waiting."""
-UNTOLD_RETRY = timedelta(seconds=2)
 FIRST_RENEWALS = timedelta(seconds=2)
 """The Lease of a new agent is renewed twice soon: it counts as fresh only once it was seen to change."""
 
@@ -55,7 +53,7 @@ class Agent:
         revivals = Revivals(boottime)
         worker = Worker(machine, self._cluster, journals, self.hypervisor, self._inbox, creator, starter, revivals, self._publish_soon)
         self._vms = WorkQueue(worker.reconcile, clock)
-        self._chores = WorkQueue(self._publish, clock)
+        self._chores = WorkQueue(self._publish, clock, longest_retry=RENEWED_EVERY)
         self._renewals = 0
 
     async def start(self) -> None:
@@ -106,11 +104,7 @@ class Agent:
         self._chores.add(PUBLISH)
 
     async def _publish(self, _: str) -> timedelta:
-        try:
-            await self.publisher.publish()
-        except KubeError as error:
-            log.warning("the ComputeNode could not be told", node=self._machine.node, reason=error.reason, error=str(error))
-            return UNTOLD_RETRY
+        await self.publisher.publish()
         self._renewals += 1
         return FIRST_RENEWALS if self._renewals <= 2 else RENEWED_EVERY
 

@@ -2,6 +2,8 @@
 
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.virt.port import HypervisorError
+from kubeferry.api import reasons
+from kubeferry.api.model import MESSAGE_LENGTH
 from kubeferry.api.task import TaskError
 from kubeferry.core.host import Refuse
 
@@ -26,4 +28,10 @@ FAILURES = (RefusedError, StorageError, HypervisorError)
 
 def task_error(failure: Failure) -> TaskError:
     """What a failure tells the controller."""
-    return TaskError(reason=failure.reason, message=str(failure)[:4096], retryable=failure.retryable)
+    return TaskError(reason=failure.reason, message=str(failure)[:MESSAGE_LENGTH], retryable=failure.retryable)
+
+
+def defect_error(defect: Exception) -> TaskError:
+    """What an exception that nobody thought of tells the controller."""
+    message = f"the agent met what it does not know, {defect!r}: see its log on this node, and report it"
+    return TaskError(reason=reasons.INTERNAL_ERROR, message=message[:MESSAGE_LENGTH])

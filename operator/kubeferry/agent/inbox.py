@@ -10,19 +10,27 @@ class Inbox:
 
     def __init__(self) -> None:
         self._tasks: dict[str, HostTask] = {}
+        self._ended: set[str] = set()  # uids, until they are gone: news from before they ended may come late
 
     def put(self, task: HostTask) -> None:
-        """Take in a task as it is now; one that has ended is no longer of interest."""
-        if (None if task.status is None else task.status.phase) in _OPEN:
+        """Take in a task as it is now."""
+        if (None if task.status is None else task.status.phase) not in _OPEN:
+            self.end(task)
+        elif task.metadata.uid not in self._ended:
             self._tasks[task.metadata.name] = task
-        else:
-            self.drop(task.metadata.name, task.metadata.uid)
+
+    def end(self, task: HostTask) -> None:
+        """A task has ended: whatever is told of it from now on, it is of no interest."""
+        self._ended.add(task.metadata.uid)
+        self._remove(task.metadata.name, task.metadata.uid)
 
     def drop(self, name: str, uid: str) -> None:
-        """A task is gone. That cancels nothing: what it began is finished when it is asked again.
+        """A task is gone. That cancels nothing: what it began is finished when it is asked again."""
+        self._ended.discard(uid)
+        self._remove(name, uid)
 
-        Only that very object: its name is used again when the controller asks again, and news of the old one may come late.
-        """
+    def _remove(self, name: str, uid: str) -> None:
+        # Only that very object: its name is used again when the controller asks again, and news of the old one may come late.
         if name in self._tasks and self._tasks[name].metadata.uid == uid:
             del self._tasks[name]
 

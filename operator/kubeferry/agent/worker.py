@@ -9,7 +9,7 @@ import structlog
 
 from kubeferry import __version__
 from kubeferry.agent.creator import Creator
-from kubeferry.agent.errors import FAILURES, RefusedError, task_error
+from kubeferry.agent.errors import FAILURES, RefusedError, defect_error, task_error
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.journal import JournalStore
@@ -22,7 +22,7 @@ from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.api import reasons
 from kubeferry.api.placement import Placement
 from kubeferry.api.role import Role
-from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus, TaskPhase, TaskResult, TaskState
+from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus, TaskError, TaskPhase, TaskResult, TaskState
 from kubeferry.core import host
 from kubeferry.core.host import Acknowledge, Act, Effect, Refuse
 from kubeferry.core.journal import Journal
@@ -77,10 +77,7 @@ class Worker:
         running = HostTaskStatus(phase=TaskPhase.RUNNING, started_at=begun or datetime.now(UTC), agent_version=__version__)
         if begun is None:
             await self._tell(task, running)
-        try:
-            result, error = await self._do(task.spec), None
-        except FAILURES as failure:
-            result, error = None, task_error(failure)
+        result, error = await self._attempt(task.spec)
         log.info(
             "task ended", reason=reasons.AS_EXPECTED if error is None else error.reason, message=None if error is None else error.message
         )
@@ -93,8 +90,20 @@ class Worker:
             agent_version=__version__,
         )
         await self._tell(task, ended)
-        self._inbox.drop(task.metadata.name, task.metadata.uid)
+        self._inbox.end(task)
         self._changed()
+
+    async def _attempt(self, task: HostTaskSpec) -> tuple[TaskResult | None, TaskError | None]:
+        """What came of a task; without an answer of the API server nothing comes of it, and it is done again."""
+        try:
+            return await self._do(task), None
+        except FAILURES as failure:
+            return None, task_error(failure)
+        except KubeError:
+            raise
+        except Exception as defect:  # done again it would meet the same, for ever, and nobody would be told
+            log.exception("task failed unexpectedly")
+            return None, defect_error(defect)
 
     async def _tell(self, task: HostTask, status: HostTaskStatus) -> None:
         try:
@@ -142,7 +151,7 @@ class Worker:
     async def _start(self, task: HostTaskSpec, journal: Journal) -> TaskResult:
         await asyncio.to_thread(self._journals.write, journal)
         if not (await self._hypervisor.domains()).get(journal.uid):
-            await self._starter.start(journal.uid, task)
+            await self._start_and_note(journal.uid, task)
         return await self._result(journal.uid, TaskState.RUNNING)
 
     async def _result(self, uid: str, state: TaskState) -> TaskResult:
@@ -165,19 +174,24 @@ class Worker:
         if wait := self._revivals.remaining(uid):
             return wait
         try:
-            await self._starter.start(uid, None)
-        except RefusedError as refusal:
-            log.info("the VM is not started", reason=refusal.reason, message=str(refusal))
-            return self._revivals.refused(uid)
-        except KubeError as failure:
+            await self._start_and_note(uid, None)
+        except (KubeError, *FAILURES) as failure:
             log.warning("the VM is not started", reason=failure.reason, message=str(failure))
-            return self._revivals.refused(uid)
-        except (StorageError, HypervisorError) as failure:
-            log.warning("the VM could not be started", reason=failure.reason, message=str(failure))
-            return self._revivals.tried(uid)
+            return self._revivals.remaining(uid)
         self._revivals.tried(uid)
         self._changed()
         return None
+
+    async def _start_and_note(self, uid: str, task: HostTaskSpec | None) -> None:
+        """Start the VM; if it could not be started, the next revival waits, whoever asked for this start."""
+        try:
+            await self._starter.start(uid, task)
+        except (RefusedError, KubeError):
+            self._revivals.refused(uid)
+            raise
+        except (StorageError, HypervisorError):
+            self._revivals.tried(uid)
+            raise
 
     async def _is_stopped(self, uid: str) -> bool:
         """Whether a copy is ACTIVE here and does not run."""

@@ -31,7 +31,7 @@ def test_tasks_come_in_the_order_in_which_they_were_asked_and_go_when_they_have_
     assert inbox.of("another") == ()
     inbox.put(dataclasses.replace(create, status=succeeded(TaskState.CREATED)))
     assert [t.spec.verb for t in inbox.of(UID)] == [Verb.START]
-    inbox.drop(start.metadata.name, start.metadata.uid)
+    inbox.end(start)
     assert inbox.of(UID) == ()
 
 
@@ -64,3 +64,24 @@ def test_late_news_that_a_task_has_ended_does_not_lose_the_one_that_bears_its_na
     assert inbox.of(UID) == (again,)
     inbox.drop("unknown", "unknown")
     assert inbox.of(UID) == (again,)
+
+
+def test_late_news_of_a_task_from_before_it_ended_does_not_open_it_again() -> None:
+    create, _ = two_tasks()
+    inbox = Inbox()
+    inbox.put(create)
+    inbox.end(create)
+    inbox.put(dataclasses.replace(create, status=HostTaskStatus(phase=TaskPhase.RUNNING)))
+    assert inbox.of(UID) == ()
+    again = made_anew(create)
+    inbox.put(again)
+    assert inbox.of(UID) == (again,)
+
+
+def test_nothing_is_kept_of_a_task_that_is_gone() -> None:
+    create, _ = two_tasks()
+    inbox = Inbox()
+    inbox.end(create)
+    inbox.drop(create.metadata.name, create.metadata.uid)
+    inbox.put(create)
+    assert inbox.of(UID) == (create,)

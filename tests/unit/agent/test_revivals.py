@@ -4,12 +4,13 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from agent_rig import TELL_NODE, Rig
+from agent_rig import NODE, Rig, ended
 from builders import UID
 from fake_hypervisor import FakeHypervisor
 from manual_clock import ManualClock
 
 from kubeferry.agent.revivals import Revivals
+from kubeferry.api import reasons
 from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
 from kubeferry.core import host
@@ -112,9 +113,24 @@ async def test_a_shut_gate_is_asked_again_after_ten_seconds_whoever_wakes_the_vm
     assert rig.runs()
 
 
+async def test_a_start_task_that_fails_is_not_followed_by_a_revival_at_once(rig: Rig) -> None:
+    await rig.created()
+    hypervisor = rig.hypervisor = Restless(at_once=True)
+    rig.boot(rig.settings, "boot-1")
+    assert ended(await rig.ask(Verb.START)) == reasons.HYPERVISOR_ERROR
+    assert hypervisor.starts == 1
+    assert await rig.worker.reconcile(UID) == timedelta(seconds=1)
+
+
+async def test_a_start_task_that_is_refused_is_not_followed_by_a_revival_at_once(rig: Rig) -> None:
+    await rig.created(node_name="")
+    assert ended(await rig.ask(Verb.START)) == reasons.GATE_SHUT
+    assert await rig.worker.reconcile(UID) == timedelta(seconds=10)
+
+
 async def test_an_api_server_that_was_away_for_long_delays_no_revival_by_more_than_ten_seconds(rig: Rig) -> None:
     await rig.created()
-    rig.server.before[TELL_NODE] = [Unavailable("no answer")] * 20
+    rig.server.before[f"get {NODE}"] = [Unavailable("no answer")] * 20
     for _ in range(20):
         assert await rig.worker.reconcile(UID) == timedelta(seconds=10)
         rig.clock.advance(10)

@@ -7,12 +7,13 @@ import pytest
 from agent_rig import PLACEMENT, READ_PLACEMENT, Rig, ended, nothing
 from builders import UID
 from fake_hypervisor import FakeHypervisor
+from structlog.testing import capture_logs
 
 from kubeferry.agent.settings import AllowList
 from kubeferry.api import reasons
 from kubeferry.api.meta import Meta
 from kubeferry.api.role import Role
-from kubeferry.api.task import HostTask, TaskPhase, TaskState, Verb
+from kubeferry.api.task import HostTask, HostTaskStatus, TaskPhase, TaskState, Verb
 from kubeferry.core import ledger
 from kubeferry.core.journal import JournalStep
 from kubeferry.kube.client import endpoint
@@ -149,6 +150,29 @@ async def test_a_placement_that_can_not_be_read_whoever_waits_ends_the_task(rig:
     await rig.created()
     rig.server.before[READ_PLACEMENT] = [nothing, nothing, error]
     assert ended(await rig.ask(Verb.START)) == error.reason
+
+
+async def test_what_nobody_thought_of_ends_the_task_and_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.place()
+
+    def fails(_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(rig.journals, "write", fails)
+    with capture_logs() as logs:
+        task = await rig.ask(Verb.CREATE)
+    assert ended(task) == reasons.INTERNAL_ERROR
+    assert task.status is not None
+    assert task.status.error is not None
+    assert "ZeroDivisionError('a defect')" in task.status.error.message
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["task failed unexpectedly"]
+
+
+async def test_a_task_that_ended_is_not_opened_again_by_late_news(rig: Rig) -> None:
+    await rig.place()
+    task = await rig.ask(Verb.CREATE)
+    rig.inbox.put(dataclasses.replace(task, status=HostTaskStatus(phase=TaskPhase.RUNNING)))
+    assert rig.inbox.of(UID) == ()
 
 
 async def test_a_placement_that_can_not_be_read_now_leaves_the_task_to_be_done_again(rig: Rig) -> None:
