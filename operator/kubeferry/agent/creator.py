@@ -13,6 +13,7 @@ from kubeferry.agent.storage.create import bytes_needed, create_files, own_files
 from kubeferry.agent.storage.space import free_bytes
 from kubeferry.agent.virt.port import HypervisorFacts
 from kubeferry.api import reasons
+from kubeferry.api.computenode import INVENTORY_LENGTH
 from kubeferry.api.domain import Domain
 from kubeferry.api.role import Role
 from kubeferry.core import host
@@ -63,8 +64,12 @@ class Creator:
         settings = self._machine.settings
         found = own_files(settings.instances_path, journal.uid, journal.created)
         needed = bytes_needed(domain, settings.allow, found)
-        held, _ = self._journals.all()
-        self._check_room(domain, facts, needed, [other for other in held if other.uid != journal.uid])
+        held, unreadable = self._journals.all()
+        others = [other for other in held if other.uid != journal.uid]
+        if len(others) + len(unreadable) >= INVENTORY_LENGTH:
+            message = f"this host's journals tell of {INVENTORY_LENGTH} copies, as many as its ComputeNode can list: take another host"
+            raise RefusedError(reasons.INVENTORY_FULL, message)
+        self._check_room(domain, facts, needed, others)
         journal = host.reserve(journal, needed)
         self._journals.write(journal)
         return journal

@@ -9,6 +9,9 @@ from kubeferry.api.meta import Conditions, Meta
 from kubeferry.api.model import Bytes, Int, Uid, list_map, model
 from kubeferry.api.role import Role, RunState
 
+INVENTORY_LENGTH = 1024
+"""Copies that a ComputeNode can list."""
+
 
 @model
 class Hypervisor:
@@ -72,7 +75,7 @@ class ComputeNodeStatus:
     inventory: Annotated[
         tuple[InventoryItem, ...],
         Field(
-            max_length=1024,
+            max_length=INVENTORY_LENGTH,
             description="Every copy that the host's journals tell of.",
             json_schema_extra=list_map("uid"),
         ),

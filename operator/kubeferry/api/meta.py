@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kubeferry.api.model import Int, Time, list_map, model
+from kubeferry.api.model import MESSAGE_LENGTH, Int, Time, list_map, model
 
 
 @model
@@ -43,7 +43,7 @@ class Condition:
     reason: Annotated[
         str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z][A-Za-z0-9]*$", description="Why, as one documented CamelCase word.")
     ]
-    message: Annotated[str, Field(max_length=4096, description="What was seen, what was expected, and what to do.")] = ""
+    message: Annotated[str, Field(max_length=MESSAGE_LENGTH, description="What was seen, what was expected, and what to do.")] = ""
     last_transition_time: Annotated[Time, Field(description="When the status changed last.")]
     observed_generation: Annotated[Int | None, Field(ge=0, description="The metadata.generation that this was told of.")] = None
 
@@ -67,7 +67,12 @@ def with_condition(
     old = condition(conditions, kind)
     since = old.last_transition_time if old is not None and old.status == status else now
     new = Condition(
-        type=kind, status=status, reason=reason, message=message[:4096], last_transition_time=since, observed_generation=generation
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:MESSAGE_LENGTH],
+        last_transition_time=since,
+        observed_generation=generation,
     )
     if old is None:
         return (*conditions, new)

@@ -91,6 +91,7 @@ Name = Annotated[str, Field(min_length=1, max_length=253)]
 Label = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 """An RFC 1123 label: it becomes a file name, too."""
 Reason = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
-Message = Annotated[str, Field(max_length=4096)]
-HostFile = Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/")]
-"""An absolute path on a hypervisor."""
+MESSAGE_LENGTH = 4096
+Message = Annotated[str, Field(max_length=MESSAGE_LENGTH)]
+HostFile = Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/[^\x00-\x1f\x7f]+$")]
+"""An absolute path on a hypervisor, without control characters: no system call takes a NUL, and no log should print the others."""

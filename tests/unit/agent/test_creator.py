@@ -52,6 +52,23 @@ async def test_what_other_copies_hold_is_not_given_twice(rig: Rig) -> None:
     assert ended(await rig.ask(Verb.CREATE)) == reasons.INSUFFICIENT_MEMORY
 
 
+async def test_a_host_whose_compute_node_can_list_no_more_copies_takes_none_and_goes_on_with_its_own(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creator_module, "INVENTORY_LENGTH", 2)
+    await rig.place(running=False)
+    directory = rig.path / "state" / "journals"
+    rig.journals.write(held("other", Role.ACTIVE))
+    (directory / "corrupt.json").write_text("{")
+    assert ended(await rig.ask(Verb.CREATE)) == reasons.INVENTORY_FULL
+    assert rig.journals.read(UID) is None
+    (directory / "corrupt.json").unlink()
+    assert ended(await rig.ask(Verb.CREATE)) == TaskState.CREATED
+    rig.journals.write(dataclasses.replace(rig.journal(), role=Role.INCOMING))
+    assert ended(await rig.ask(Verb.CREATE)) == TaskState.CREATED
+    assert rig.journal().role == Role.ACTIVE
+
+
 def sources_occupy(rig: Rig) -> int:
     """Bytes on disk of what the VM is made from."""
     return sum((rig.path / "images" / name).stat().st_blocks * 512 for name in ("root", "vmlinuz"))

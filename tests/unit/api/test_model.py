@@ -34,6 +34,8 @@ def test_unknown_fields_of_a_newer_server_are_left_out() -> None:
         (("spec", "template", "spec", "domain", "memory", "guest"), "lots"),
         (("spec", "template", "spec", "domain", "cpu", "cores"), 0),
         (("spec", "template", "spec", "domain", "firmware", "kernelBoot", "kernelPath"), "relative"),
+        (("spec", "template", "spec", "domain", "firmware", "kernelBoot", "kernelPath"), "/images/vm\0linuz"),
+        (("spec", "template", "spec", "domain", "firmware", "kernelBoot", "kernelPath"), "/images/vmlinuz\n"),
         (("spec", "template", "spec", "volumes", 0, "name"), "../../etc"),
         (("metadata", "name"), None),
     ],
