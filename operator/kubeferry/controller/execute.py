@@ -10,17 +10,11 @@ from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine, VirtualMachineStatus
 from kubeferry.controller.store import Store
-from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, VmDecision
+from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, VmDecision
 from kubeferry.kube.client import Cluster, owner_reference
-from kubeferry.kube.errors import AlreadyExists, Conflict, NotFound
+from kubeferry.kube.errors import AlreadyExists, Conflict, NotFound, Unreadable
 
 log = structlog.get_logger(__name__)
-
-
-class TaskMismatchError(Exception):
-    """A HostTask has the name of the one that is to be created, but asks something else."""
-
-    reason = "TaskMismatch"
 
 
 class Executor:
@@ -30,11 +24,12 @@ class Executor:
         self._cluster = cluster
         self._store = store
 
-    async def execute(self, observed: Observed, decision: VmDecision) -> bool:
+    async def execute(self, observed: Observed, decision: VmDecision) -> bool | Stranger:
         """Write what was decided; whether to decide anew at once, because a write of ours or of others changed the ground.
 
+        What stands in the way of a task is given back as soon as it is met, for core to decide what follows from it.
+
         Raises:
-            TaskMismatchError: see there.
             kubeferry.kube.errors.KubeError: a write failed; those before it stand.
         """
         vm, placement = observed.vm, observed.placement
@@ -45,8 +40,8 @@ class Executor:
             await self._write_placement(observed, decision.placement)
             return True
         for wanted in decision.tasks:
-            if placement is None or not await self._create_task(placement, wanted):
-                return True
+            if again := placement is None or await self._create_task(placement, wanted):
+                return again
         for task in observed.tasks:
             if task.metadata.name in decision.forget:
                 await self._forget(task)
@@ -74,29 +69,30 @@ class Executor:
             return
         log.info("placement written", node=spec.node_name, epoch=spec.epoch, seq=spec.seq)
 
-    async def _create_task(self, placement: Placement, wanted: NewTask) -> bool:
-        """Whether the task is there now; it is not, if it went while we looked at it."""
+    async def _create_task(self, placement: Placement, wanted: NewTask) -> bool | Stranger:
+        """Whether to decide anew, because the task is not there: it went while we looked at it, or another bears its name."""
         meta = Meta(name=wanted.name)
         owners = [owner_reference(Placement, placement.metadata)]
         try:
             self._store.remember(await self._cluster.create(HostTask, meta, spec=wanted.spec, owners=owners))
         except AlreadyExists:
-            return await self._same_task(wanted)
+            return await self._look_at_task(wanted)
         log.info("task created", task=wanted.name, node=wanted.spec.node, verb=wanted.spec.verb, seq=wanted.spec.seq)
-        return True
+        return False
 
-    async def _same_task(self, wanted: NewTask) -> bool:
+    async def _look_at_task(self, wanted: NewTask) -> bool | Stranger:
         try:
             there = await self._cluster.get(HostTask, wanted.name)
         except NotFound:
-            return False
+            return True
+        except Unreadable as error:
+            log.error("task can't be read: nothing is asked of the node", task=wanted.name, error=str(error))
+            return Stranger(wanted, None)
         if there.spec != wanted.spec:
-            raise TaskMismatchError(
-                f"HostTask {wanted.name} is there, but asks {there.spec}; expected was {wanted.spec}."
-                " Nothing is asked of the node: find out who wrote it, then delete it"
-            )
+            log.error("task asks something else: nothing is asked of the node", task=wanted.name, found=there.spec, expected=wanted.spec)
+            return Stranger(wanted, there.spec)
         self._store.remember(there)
-        return True
+        return False
 
     async def _forget(self, task: HostTask) -> None:
         try:

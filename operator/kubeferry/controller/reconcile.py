@@ -1,5 +1,6 @@
 """One pass for one VM: gather, decide, execute."""
 
+import dataclasses
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from structlog.contextvars import bound_contextvars
 
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
-from kubeferry.core.observed import Observed, VmDecision
+from kubeferry.core.observed import Observed, Stranger, VmDecision
 
 Step = Callable[[Observed, datetime, str], VmDecision]
 """`core.vm.step`."""
@@ -32,17 +33,20 @@ class Reconciler:
 
         Raises:
             kubeferry.kube.errors.KubeError: a request failed.
-            kubeferry.controller.execute.TaskMismatchError: see there.
         """
         with bound_contextvars(vm_uid=uid):
             observed = await self._gatherer.gather(uid)
             with bound_contextvars(**_names(observed)):
                 if observed.vm is None and observed.placement is not None:
                     log.warning("the VM of a Placement is gone although it was protected: what is there is left as it is")
-                decision = self._step(observed, datetime.now(UTC), str(uuid.uuid4()))
-                if await self._executor.execute(observed, decision):
-                    return AT_ONCE
-                return decision.requeue_after
+                return await self._decide(observed)
+
+    async def _decide(self, observed: Observed) -> timedelta | None:
+        decision = self._step(observed, datetime.now(UTC), str(uuid.uuid4()))
+        met = await self._executor.execute(observed, decision)
+        if isinstance(met, Stranger):  # core asks no more for what it stands in the way of, so this comes to an end
+            return await self._decide(dataclasses.replace(observed, strangers=(*observed.strangers, met)))
+        return AT_ONCE if met else decision.requeue_after
 
 
 def _names(observed: Observed) -> dict[str, object]:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from kubeferry.api.placement import Copy, Placement, PlacementSpec, Step, StepState
 from kubeferry.api.task import CreateParameters, HostTask, HostTaskSpec, PlacementReference, StartParameters, TaskPhase, Verb
-from kubeferry.core.observed import NewTask
+from kubeferry.core.observed import NewTask, Stranger
 
 FAILED_KEPT = timedelta(hours=1)
 FAILED_KEPT_PER_VERB = 8
@@ -104,11 +104,15 @@ def _pruned(steps: tuple[Step, ...], epoch: int, now: datetime) -> tuple[Step, .
     return tuple(step for index, step in enumerate(steps) if stays(step, steps[index + 1 :]))
 
 
+def pending(placement: Placement) -> tuple[NewTask, ...]:
+    """The tasks of the Pending steps, whether they are there or not."""
+    return tuple(task(placement, step) for step in placement.spec.steps if step.state == StepState.PENDING)
+
+
 def missing(placement: Placement, tasks: Iterable[HostTask]) -> tuple[NewTask, ...]:
     """The tasks that Pending steps lack: never created, or gone before their outcome was recorded."""
     names = {t.metadata.name for t in tasks}
-    wanted = (task(placement, step) for step in placement.spec.steps if step.state == StepState.PENDING)
-    return tuple(new for new in wanted if new.name not in names)
+    return tuple(new for new in pending(placement) if new.name not in names)
 
 
 def recorded(spec: PlacementSpec, tasks: Iterable[HostTask]) -> tuple[str, ...]:
@@ -117,17 +121,10 @@ def recorded(spec: PlacementSpec, tasks: Iterable[HostTask]) -> tuple[str, ...]:
     return tuple(t.metadata.name for t in tasks if t.spec.seq <= spec.seq and t.spec.seq not in pending)
 
 
-def mismatched(placement: Placement, tasks: Iterable[HostTask]) -> HostTask | None:
-    """A task that bears the name of a Pending step, but asks something else."""
-    asked = {task_name(placement.spec, s): task(placement, s).spec for s in placement.spec.steps if s.state == StepState.PENDING}
-    return next((t for t in tasks if t.metadata.name in asked and t.spec != asked[t.metadata.name]), None)
-
-
-def unanswered(placement: Placement, tasks: Iterable[HostTask]) -> Step | None:
-    """The oldest Pending step whose task no agent has begun."""
-    begun = {t.metadata.name for t in tasks if t.status is not None}
-    waiting = (s for s in placement.spec.steps if s.state == StepState.PENDING and task_name(placement.spec, s) not in begun)
-    return min(waiting, key=lambda s: s.seq, default=None)
+def strangers(placement: Placement, tasks: Iterable[HostTask]) -> tuple[Stranger, ...]:
+    """Those that bear the name of a Pending step's task, but ask something else."""
+    specs = {t.metadata.name: t.spec for t in tasks}
+    return tuple(Stranger(new, specs[new.name]) for new in pending(placement) if specs.get(new.name, new.spec) != new.spec)
 
 
 def last(spec: PlacementSpec, verb: Verb) -> Step | None:

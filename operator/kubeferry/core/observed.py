@@ -32,6 +32,23 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class NewTask:
+    """Create a HostTask; one of that name with the same spec is the same task."""
+
+    name: str
+    spec: HostTaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A HostTask that bears the name of a wanted one, but is another."""
+
+    wanted: NewTask
+    found: HostTaskSpec | None
+    """What it asks; None: it can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """All that was read of one VM."""
 
@@ -42,6 +59,8 @@ class Observed:
     """The HostTasks of this VM, by name."""
     hosts: tuple[Host, ...]
     """Every hypervisor, by name."""
+    strangers: tuple[Stranger, ...] = ()
+    """Met when this pass was about to create tasks: watching does not tell which VM they stand in the way of."""
 
     def host(self, name: str) -> Host | None:
         """The hypervisor of that name."""
@@ -60,14 +79,6 @@ class ReplacePlacement:
     """Replace the Placement by compare-and-swap on the resourceVersion that was read."""
 
     spec: PlacementSpec
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """Create a HostTask; one of that name with the same spec is the same task."""
-
-    name: str
-    spec: HostTaskSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
 from kubeferry.core import ledger
 from kubeferry.core.observed import Host
+from kubeferry.core.trouble import Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +22,6 @@ class _Told:
     status: Status
     reason: str
     message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Something that a human must look at."""
-
-    reason: str
-    message: str
 
 
 def _conditions(vm: VirtualMachine, told: dict[str, _Told], now: datetime) -> tuple[Condition, ...]:

@@ -5,19 +5,17 @@ from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
 from kubeferry.api.names import FINALIZER, GROUP
-from kubeferry.api.placement import Copy, Placement, PlacementSpec, Step, StepState, VirtualMachineReference
+from kubeferry.api.placement import Copy, PlacementSpec, Step, StepState, VirtualMachineReference
 from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import VirtualMachine
-from kubeferry.core import ledger, project
+from kubeferry.core import ledger, project, trouble
 from kubeferry.core.domain import SpecError, pinned_node, render
 from kubeferry.core.observed import CreatePlacement, Observed, ReplacePlacement, VmDecision
 
 UNPLACED_RETRY = timedelta(seconds=10)
 FIRST_RETRY = timedelta(seconds=5)
 LONGEST_RETRY = timedelta(minutes=5)
-UNANSWERED_AFTER = timedelta(minutes=2)
-"""When a human is told of a task that no agent has begun."""
 
 
 def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
@@ -37,35 +35,14 @@ def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
     wanted, again = _advance(settled, now) if vm.metadata.deletion_timestamp is None else (_held(settled), None)
     if wanted != placement.spec:
         return VmDecision(placement=ReplacePlacement(wanted))
-    trouble, due = _trouble(placement, observed, now)
+    found, due = trouble.find(placement, observed, now)
+    in_the_way = {stranger.wanted.name for stranger in observed.strangers}
     return VmDecision(
-        tasks=ledger.missing(placement, observed.tasks),
+        tasks=tuple(new for new in ledger.missing(placement, observed.tasks) if new.name not in in_the_way),
         forget=ledger.recorded(placement.spec, observed.tasks),
-        status=project.placed(vm, placement.spec, observed.host(placement.spec.node_name), trouble, now),
+        status=project.placed(vm, placement.spec, observed.host(placement.spec.node_name), found, now),
         requeue_after=min((delay for delay in (again, due) if delay is not None), default=None),
     )
-
-
-def _trouble(placement: Placement, observed: Observed, now: datetime) -> tuple[project.Trouble | None, timedelta | None]:
-    """What is wrong with the tasks, for a human; or when to look again whether it is."""
-    stranger = ledger.mismatched(placement, observed.tasks)
-    if stranger is not None:
-        message = (
-            f"HostTask {stranger.metadata.name} asks {stranger.spec.verb} of {stranger.spec.node} otherwise than the Placement's ledger "
-            "does: find out who wrote it, then delete it"
-        )
-        return project.Trouble(reasons.TASK_MISMATCH, message), None
-    waiting = ledger.unanswered(placement, observed.tasks)
-    if waiting is None:
-        return None, None
-    left = waiting.started_at + UNANSWERED_AFTER - now
-    if left > timedelta():
-        return None, left
-    message = (
-        f"{waiting.verb} was asked of {waiting.node} at {waiting.started_at:%H:%M:%S} UTC and not begun: see its ComputeNode "
-        "and the log of its agent"
-    )
-    return project.Trouble(reasons.TASK_UNANSWERED, message), None
 
 
 def _held(spec: PlacementSpec) -> PlacementSpec:

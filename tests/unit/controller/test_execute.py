@@ -14,10 +14,10 @@ from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus
-from kubeferry.controller.execute import Executor, TaskMismatchError
+from kubeferry.controller.execute import Executor
 from kubeferry.controller.store import Store
 from kubeferry.core import ledger
-from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, VmDecision
+from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, VmDecision
 from kubeferry.kube.client import Cluster, endpoint
 from kubeferry.kube.errors import Unavailable
 from kubeferry.kube.server import Ref
@@ -152,13 +152,38 @@ async def test_the_same_task_that_is_there_already_counts_as_created(
     assert [t.metadata.name for t in store.tasks(vm.metadata.uid)] == [task.name]
 
 
-async def test_another_task_of_that_name_is_an_error_that_tells_both(
-    executor: Executor, server: FakeServer, cluster: Cluster, vm: VirtualMachine, placement: Placement, task: NewTask
+async def test_another_task_of_that_name_is_given_back_before_anything_is_told_and_logged_with_what_was_expected(
+    executor: Executor,
+    server: FakeServer,
+    cluster: Cluster,
+    vm: VirtualMachine,
+    placement: Placement,
+    task: NewTask,
+    logs: list[EventDict],
 ) -> None:
-    await cluster.create(HostTask, Meta(name=task.name), spec=dataclasses.replace(task.spec, node="n9"))
-    with pytest.raises(TaskMismatchError, match=rf"{task.name}.*node='n9'.*expected.*node='n1'"):
-        await executor.execute(observed(vm, placement), VmDecision(tasks=(task,), status=STATUS))
+    other = dataclasses.replace(task.spec, node="n9")
+    await cluster.create(HostTask, Meta(name=task.name), spec=other)
+    assert await executor.execute(observed(vm, placement), VmDecision(tasks=(task,), status=STATUS)) == Stranger(task, other)
     assert "status" not in server.objects[VM]
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert (line["task"], line["found"], line["expected"]) == (task.name, other, task.spec)
+
+
+async def test_a_task_of_that_name_that_cannot_be_read_is_given_back_and_logged_with_what_the_model_refuses(
+    executor: Executor,
+    server: FakeServer,
+    cluster: Cluster,
+    vm: VirtualMachine,
+    placement: Placement,
+    task: NewTask,
+    logs: list[EventDict],
+) -> None:
+    await cluster.create(HostTask, Meta(name=task.name), spec=task.spec)
+    server.objects[Ref(endpoint(HostTask), task.name)]["spec"]["verb"] = "Sing"
+    assert await executor.execute(observed(vm, placement), VmDecision(tasks=(task,), status=STATUS)) == Stranger(task, None)
+    assert "status" not in server.objects[VM]
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert "Sing" in line["error"]
 
 
 async def test_a_task_that_went_while_it_was_looked_at_is_asked_anew(

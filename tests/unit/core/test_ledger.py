@@ -8,6 +8,7 @@ from kubeferry.api import reasons
 from kubeferry.api.placement import StepState
 from kubeferry.api.task import TaskState, Verb
 from kubeferry.core import ledger
+from kubeferry.core.observed import Stranger
 
 
 def test_a_tasks_name_depends_on_vm_epoch_number_and_verb_only() -> None:
@@ -76,8 +77,9 @@ def test_a_task_that_bears_the_right_name_and_asks_something_else_answers_for_no
     new = ledger.task(stored, stored.spec.steps[0])
     forged = task(dataclasses.replace(new, spec=dataclasses.replace(new.spec, node="b")), succeeded(TaskState.CREATED))
     assert ledger.settle(stored, [forged], after(1)) == stored.spec
-    assert ledger.mismatched(stored, [forged]) == forged
-    assert ledger.mismatched(stored, [task(new)]) is None
+    assert ledger.strangers(stored, [forged]) == (Stranger(new, forged.spec),)
+    assert ledger.strangers(stored, [task(new)]) == ()
+    assert ledger.strangers(stored, []) == ()
 
 
 def test_an_old_step_that_ends_late_takes_no_acknowledgement_back() -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from datetime import timedelta
 
 import pytest
-from builders import NOON, failed, host, observed, placement, succeeded, vm
+from builders import NOON, after, failed, host, observed, placement, succeeded, vm
 from vm_life import Cluster
 
 from kubeferry.api import reasons
@@ -162,15 +162,26 @@ def test_a_placed_vm_that_is_deleted_runs_on_and_says_so() -> None:
     assert decision.status.printable_status == PrintableStatus.TERMINATING
 
 
-def test_a_task_that_no_agent_begins_is_told_after_two_minutes() -> None:
+def test_what_is_told_of_a_task_ends_with_what_it_told_of() -> None:
     cluster = Cluster()
-    assert cluster.step().requeue_after == timedelta(minutes=2)
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
-    cluster.step(120)
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.TASK_UNANSWERED)
-    cluster.answer(HostTaskStatus(phase=TaskPhase.RUNNING))
-    cluster.step(121)
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.FALSE, reasons.AS_EXPECTED)
+    cluster.step()
+    (task,) = cluster.tasks.values()
+    cluster.tasks[task.metadata.name] = dataclasses.replace(task, metadata=dataclasses.replace(task.metadata, creation_timestamp=NOON))
+    told = []
+    for seconds, status in (
+        (119, None),
+        (120, None),
+        (121, HostTaskStatus(phase=TaskPhase.RUNNING, started_at=after(121))),
+        (3721, HostTaskStatus(phase=TaskPhase.RUNNING, started_at=after(121))),
+        (3722, succeeded(TaskState.CREATED)),
+    ):
+        if status is not None:
+            cluster.answer(status)
+        cluster.step(seconds)
+        told.append(cluster.condition(reasons.NEEDS_ATTENTION))
+    as_expected = (Status.FALSE, reasons.AS_EXPECTED)
+    unanswered, unfinished = (Status.TRUE, reasons.TASK_UNANSWERED), (Status.TRUE, reasons.TASK_UNFINISHED)
+    assert told == [as_expected, unanswered, as_expected, unfinished, as_expected]
 
 
 def test_a_stranger_under_a_tasks_name_is_told_and_nothing_is_asked() -> None:

@@ -1,0 +1,77 @@
+"""What is wrong with a VM's tasks, told to a human: nothing is asked, changed or given up by it."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kubeferry.api import reasons
+from kubeferry.api.placement import Placement
+from kubeferry.api.task import HostTask, HostTaskSpec, TaskPhase, Verb
+from kubeferry.core import ledger
+from kubeferry.core.observed import Host, NewTask, Observed, Stranger
+
+UNANSWERED_AFTER = timedelta(minutes=2)
+"""When a human is told of a task that no agent has begun; a living one begins within seconds."""
+UNFINISHED_AFTER = {
+    # It copies whole disks: at 100 MiB/s, the pace of one hard disk, an hour is some 350 GiB.
+    Verb.CREATE: timedelta(hours=1),
+    # It copies nothing: what it waits for is the API server and libvirt, and either is in trouble if it takes minutes.
+    Verb.START: timedelta(minutes=5),
+}
+"""When a human is told of a task that its agent has begun and not ended."""
+STRANGER_AGAIN = timedelta(minutes=1)
+"""How soon to look whether a stranger is gone: if it names another Placement or can't be read, its deletion does not wake this VM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that a human must look at."""
+
+    reason: str
+    message: str
+
+
+def find(placement: Placement, observed: Observed, now: datetime) -> tuple[Trouble | None, timedelta | None]:
+    """What is wrong with the tasks of the Pending steps, if anything; and when to look again, whatever happens."""
+    strangers = (*observed.strangers, *ledger.strangers(placement, observed.tasks))
+    if strangers:
+        return _mismatch(strangers[0]), STRANGER_AGAIN
+    tasks = {task.metadata.name: task for task in observed.tasks}
+    late = [_late(asked, tasks.get(asked.name), observed.host(asked.spec.node), now) for asked in ledger.pending(placement)]
+    told = next((trouble for due, trouble in filter(None, late) if due <= now), None)
+    return told, min((due - now for due, _ in filter(None, late) if due > now), default=None)
+
+
+def _mismatch(stranger: Stranger) -> Trouble:
+    name, expected = stranger.wanted.name, stranger.wanted.spec
+    seen = "it can't be read" if stranger.found is None else f"it asks {_asks(stranger.found)}"
+    message = (
+        f"HostTask {name} is not the one of this VM's ledger: {seen}; expected was {_asks(expected)}. Nothing is asked of {expected.node}: "
+        f"see `kubectl get hosttask {name} -o yaml`, find out who wrote it, then delete it"
+    )
+    return Trouble(reasons.TASK_MISMATCH, message)
+
+
+def _asks(spec: HostTaskSpec) -> str:
+    return f"{spec.verb} of {spec.node} at epoch {spec.epoch} for Placement {spec.placement.name}"
+
+
+def _late(asked: NewTask, task: HostTask | None, host: Host | None, now: datetime) -> tuple[datetime, Trouble] | None:
+    """When a task that has not ended is to be told of, and how."""
+    verb, node = asked.spec.verb, asked.spec.node
+    # A task that is missing is created by this very pass, whatever became of it before.
+    created = now if task is None else task.metadata.creation_timestamp or now
+    if task is not None and task.status is not None and task.status.phase == TaskPhase.RUNNING:
+        begun = task.status.started_at or created
+        may_go_on = ": a large hostPath source may take longer, and it may go on" if verb == Verb.CREATE else ""
+        message = (
+            f"{verb} was begun by the agent of {node} at {begun:%Y-%m-%d %H:%M:%S} UTC and has not ended{may_go_on}; "
+            f"see `kubectl get computenode {node} -o yaml` and the log of that agent"
+        )
+        return begun + UNFINISHED_AFTER[verb], Trouble(reasons.TASK_UNFINISHED, message)
+    if host is None or not host.lease_fresh:  # that is told as NodeSilent, and a change of it wakes the VM
+        return None
+    message = (
+        f"{verb} was asked of {node} at {created:%Y-%m-%d %H:%M:%S} UTC and not begun, although its agent renews its Lease: "
+        f"see `kubectl get computenode {node} -o yaml` and the log of that agent"
+    )
+    return created + UNANSWERED_AFTER, Trouble(reasons.TASK_UNANSWERED, message)
