@@ -50,10 +50,13 @@ class Demo:
 
         print(f"console of the guest: {wait_until(f'boot {boot} of the guest', heard, seconds=60, log=log)}", flush=True)
 
-    def run(self) -> None:
-        """All of it."""
+    def start(self) -> None:
+        """The lab; when this fails, none is left."""
         self.say("A control plane, three hosts with libvirt, the controller and an agent on each host")
         self._lab.start()
+
+    def steps(self) -> None:
+        """What it shows in a lab that was started."""
         self.kubectl("get", "computenodes")
 
         self.say(f"A VM with one disk, on {NODE}")
@@ -75,31 +78,36 @@ class Demo:
         self.kubectl("get", "placements")
 
 
-def shown(demo: Callable[[], None]) -> int:
-    """The exit status of a demo."""
+def shown(part: Callable[[], object]) -> bool:
+    """Whether a part of the demo was observed; else its user was told why."""
+    seen = True
     try:
-        demo()
-    except LabError as error:
-        print(f"\nthe demo failed: {error}", file=sys.stderr)
-        return 1
-    return 0
+        part()
+    except* LabError as errors:  # what the lab does at once may fail at once, as a group
+        seen = False
+        for error in errors.exceptions:
+            print(f"\nthe demo failed: {error}", file=sys.stderr)
+    return seen
 
 
 def main() -> int:
     """Run the demo, and clean up after it."""
     lab = Lab()
-    keep = os.environ.get("KEEP") == "1"
     demo = Demo(lab)
-    try:
-        status = shown(demo.run)
-    finally:
-        if not keep:
-            lab.stop()
-    if keep:
+    if not shown(demo.start):
+        return 1
+    if os.environ.get("KEEP") == "1":
+        observed = shown(demo.steps)
         print(f"\nThe lab runs on; `make clean-lab` removes it.\nexport KUBECONFIG={lab.kubeconfig()}")
-    elif status == 0:
-        demo.say("Every step was observed, and everything is removed again")
-    return status
+        return 0 if observed else 1
+    try:
+        observed = shown(demo.steps)
+    finally:
+        removed = shown(lab.stop)
+    if not (observed and removed):
+        return 1
+    demo.say("Every step was observed, and everything is removed again")
+    return 0
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ class Host:
 
         def inner() -> Identity:
             # nsenter stays outside as the parent of what it runs.
-            for child in children(process.outer.pid):
+            for child in children(process.outer):
                 return child
             raise NotYet("nsenter has no child")
 
@@ -193,7 +193,7 @@ class Host:
 
     def _first_child(self) -> Identity:
         if self._power is not None:
-            for child in children(self._power.outer.pid):
+            for child in children(self._power.outer):
                 return child
         raise NotYet("unshare has no child")
 

@@ -14,10 +14,11 @@ from lab.controlplane import ControlPlane
 from lab.hosts import Host
 from lab.processes import Process
 from lab.product import Agent, Controller
-from lab.steps import LabError, NotYet, wait_until
+from lab.steps import LabError, NotYet, tail, wait_until
 
 HOSTS = ("worker-1", "worker-2", "worker-3")
 READY_SECONDS = 30.0
+READY = "jsonpath={range .status.conditions[?(@.type=='Ready')]}{.status}/{.reason}: {.message}{end}"
 MANIFESTS = Manifests(crds=paths.REPOSITORY / "manifests" / "crds.yaml", rest=paths.REPOSITORY / "manifests" / "kubeferry.yaml")
 
 
@@ -49,15 +50,17 @@ class Lab:
         self.stop()
 
     def start(self) -> None:
-        """Start everything; returns when every host's ComputeNode is Ready.
+        """Start everything; returns when every host's ComputeNode is Ready, if the controller still runs then.
 
         Raises:
-            LabError: a step of the lab failed. What was started until then is removed.
+            LabError: a step of the lab failed, or kubeferry did not start. What was started until then is removed.
+            ExceptionGroup: several did at once.
         """
         self.start_infrastructure()
         try:
             _at_once([self.start_controller, *(partial(self.start_agent, name) for name in self._names)])
             _at_once([partial(self._wait_ready, name) for name in self._names])
+            self._controller_must_run()
         except BaseException:
             self.stop()
             raise
@@ -67,6 +70,7 @@ class Lab:
 
         Raises:
             LabError: a step of the lab failed. What was started until then is removed.
+            ExceptionGroup: several did at once.
         """
         packages.check()
         tools = toolchain.ensure()
@@ -207,13 +211,18 @@ class Lab:
 
     def _wait_ready(self, host: str) -> None:
         def ready() -> None:
-            path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
-            told = self.kubectl("get", "computenode", host, "-o", path, check=False)
-            if told.stdout != "True":
-                raise NotYet(told.stderr.strip() or f"Ready is {told.stdout!r}")
+            told = self.kubectl("get", "computenode", host, "-o", READY, check=False)
+            if not told.stdout.startswith("True/"):
+                raise NotYet(told.stderr.strip() or (f"Ready={told.stdout}" if told.stdout else "no condition Ready"))
 
         agent = self.agent(host)
-        wait_until(f"the ComputeNode of {host}", ready, seconds=READY_SECONDS, log=agent.log, process=agent)
+        what = f"kubeferry's agent on {host} to tell Ready=True in its ComputeNode"
+        wait_until(what, ready, seconds=READY_SECONDS, log=agent.log, process=agent)
+
+    def _controller_must_run(self) -> None:
+        # Nothing in the API tells that it is ready. That it ended would else be seen as a VM that is not served, by whoever waits for it.
+        if ended := self.controller.ended():
+            raise LabError(f"kubeferry's {ended}, expected it to run\n{tail(self.controller.log)}")
 
     def _ground(self) -> site.Site:
         if self._site is None:

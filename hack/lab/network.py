@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab import paths
 from lab.processes import Processes
 from lab.record import Link, Netns, Record
 from lab.steps import LabError, run
@@ -68,10 +69,12 @@ class Network:
 
 
 def is_free(slot: int) -> bool:
-    """Whether no link of the machine is named by this slot, and nothing listens where the lab would."""
-    linked = any(link.name == f"kf-{slot}" or link.name.startswith(f"kf-{slot}-") for link in LINKS.iterdir())
-    loopback = Network("", slot).loopback
-    return not linked and all(_listenable(loopback, port) for port in (ETCD_PORT, ETCD_PEER_PORT, MANAGER_PORT))
+    """Whether no link and no network namespace of the machine is named by this slot, and nothing listens where the lab would."""
+    network = Network(paths.lab_name(slot), slot)
+    linked = any(link.name == network.bridge or link.name.startswith(f"{network.bridge}-") for link in LINKS.iterdir())
+    # A namespace that was left without its links would still fail the host that gets its name.
+    named = any(NETNS.glob(network.netns("*")))
+    return not linked and not named and all(_listenable(network.loopback, port) for port in (ETCD_PORT, ETCD_PEER_PORT, MANAGER_PORT))
 
 
 def bridges() -> list[str]:

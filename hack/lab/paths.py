@@ -1,10 +1,12 @@
 """Where the lab finds its own files and keeps what it makes."""
 
 import os
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parents[1]
+LAB_NAME = re.compile(r"lab-[0-9]+")
 
 
 def cache() -> Path:
@@ -15,3 +17,8 @@ def cache() -> Path:
 def labs() -> Path:
     """The directory that holds one directory per lab."""
     return cache() / "labs"
+
+
+def lab_name(slot: int) -> str:
+    """The name of the lab in a slot, and of its directory in `labs()`: `lab-N`."""
+    return f"lab-{slot}"

@@ -15,20 +15,13 @@ from lab.steps import LabError, NotYet, wait_until
 # record, the line never comes.
 GATE = ("/bin/sh", "-c", 'read -r _ || exit 1; exec "$@"', "gate")
 GONE_SECONDS = 15.0
+PROC = Path("/proc")
 
 
 def identify(pid: int) -> Identity | None:
     """The identity of a process that runs; None if there is none or only its exit status is left (a zombie)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The command in parentheses may itself hold spaces and parentheses: proc(5).
-    state, *fields = stat.rpartition(")")[2].split()
-    if state in "ZX":
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return Identity(pid, f"{fields[18]}@{boot}")
+    seen = _look(pid)
+    return seen[0] if seen else None
 
 
 def myself() -> Identity:
@@ -68,13 +61,17 @@ def kill_group(leader: Identity) -> None:
             return
 
 
-def children(pid: int) -> list[Identity]:
-    """The children of a process that run; empty if it is gone."""
+def children(parent: Identity) -> list[Identity]:
+    """The children of this very process that run; empty if it is gone."""
     try:
-        pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pids = (PROC / f"{parent.pid}/task/{parent.pid}/children").read_text().split()
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return [child for child in map(identify, map(int, pids)) if child is not None]
+    # A child may end and its pid become a stranger's since: that one has another parent.
+    seen = [child for child in map(_look, map(int, pids)) if child is not None]
+    found = [identity for identity, its_parent in seen if its_parent == parent.pid]
+    # Only now: a parent that still runs had its pid all the while. One that ran before might have left it to a stranger, with children.
+    return found if runs(parent) else []
 
 
 def wait_gone(what: str, identities: Sequence[Identity], *, seconds: float = GONE_SECONDS) -> None:
@@ -209,6 +206,20 @@ class Processes:
             with popen:  # closes the gate, so that the shell ends, and reaps it
                 raise
         return identity
+
+
+def _look(pid: int) -> tuple[Identity, int] | None:
+    """A process that runs and the pid of its parent, both from one read; None as for `identify`."""
+    try:
+        stat = (PROC / f"{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command in parentheses may itself hold spaces and parentheses: proc(5).
+    state, *fields = stat.rpartition(")")[2].split()
+    if state in "ZX":
+        return None
+    boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return Identity(pid, f"{fields[18]}@{boot}"), int(fields[0])
 
 
 def _waiting(name: str, pid: int) -> Identity:

@@ -16,7 +16,8 @@ def remove(directory: Path) -> list[str]:
     """End all that a lab's record names, remove the lab's directory, and say what was there.
 
     Raises:
-        LabError: a process does not end, or `ip` failed. What is left stays on record, so this can be tried again.
+        LabError: it is not a lab's directory; a process does not end, or `ip` failed. What is left stays on record, so this can be
+            tried again.
     """
     with machine_lock():
         return remove_locked(directory)
@@ -35,8 +36,12 @@ def clean(name: str | None) -> list[str]:
     """
     if name is not None:
         directory = paths.labs() / name
-        if Path(name).name != name or not directory.is_dir():
-            raise LabError(f"no lab {name!r} in {paths.labs()}")
+        if not paths.LAB_NAME.fullmatch(name) or not directory.is_dir():
+            there = ", ".join(sorted(lab.name for lab in existing())) or "none"
+            raise LabError(
+                f"{name!r} is not the name of a lab; the labs in {paths.labs()}: {there}. "
+                "Name one of them, or leave the name out to remove all that nobody uses"
+            )
         return [f"{name}: {what}" for what in remove(directory)]
     said = []
     for directory in sorted(existing()):
@@ -52,10 +57,14 @@ def clean(name: str | None) -> list[str]:
 
 def existing() -> list[Path]:
     """The directories of all labs of this cache."""
-    return [entry for entry in paths.labs().iterdir() if entry.is_dir()] if paths.labs().exists() else []
+    entries = paths.labs().iterdir() if paths.labs().exists() else ()
+    return [entry for entry in entries if paths.LAB_NAME.fullmatch(entry.name) and entry.is_dir()]
 
 
 def _remove(directory: Path) -> Iterator[str]:
+    # Everything in it goes, so nobody's slip may bring another directory here. Resolved: the parent of labs/.. is labs/, and it is not.
+    if directory.resolve() != paths.labs().resolve() / directory.name or not paths.LAB_NAME.fullmatch(directory.name):
+        raise LabError(f"{directory} is left alone: only {paths.labs()}/lab-N is a lab's directory. Remove it by hand, if nothing needs it")
     entries = Record(directory).entries()
     yield from _end([entry for entry in entries if isinstance(entry, Started)])
     for entry in reversed(entries):
@@ -76,7 +85,7 @@ def _remove(directory: Path) -> Iterator[str]:
 def _end(started: list[Started]) -> Iterator[str]:
     alive = [entry for entry in started if runs(entry.process)]
     # A host's init is the child of the recorded unshare; its end is the end of all that ran on the host.
-    victims: list[Identity] = [victim for entry in alive for victim in (entry.process, *children(entry.process.pid))]
+    victims: list[Identity] = [victim for entry in alive for victim in (entry.process, *children(entry.process))]
     for entry in alive:
         kill_group(entry.process)
     for victim in victims:

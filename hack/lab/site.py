@@ -57,4 +57,4 @@ def take() -> Site:
 
 
 def _directory(slot: int) -> Path:
-    return paths.labs() / f"lab-{slot}"
+    return paths.labs() / paths.lab_name(slot)

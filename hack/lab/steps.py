@@ -12,7 +12,7 @@ TAIL_LINES = 25
 
 
 class LabError(Exception):
-    """A step of the lab failed. Never raised for what kubeferry itself does wrong."""
+    """A step of the lab failed, or kubeferry did not start in it: the message tells which, with the end of the log that tells why."""
 
 
 class NotYet(Exception):  # noqa: N818 - it is an answer, not an error
