@@ -10,7 +10,7 @@ import structlog
 from kubeferry import __version__
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.journal import JournalStore
-from kubeferry.agent.look import LOOK_DEADLINE, Look
+from kubeferry.agent.look import Look
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.storage.space import instances_file_system
@@ -31,12 +31,12 @@ log = structlog.get_logger(__name__)
 class Report:
     """Looks at each part by itself: one that fails is told, and hides no other. One look at a time."""
 
-    def __init__(self, machine: Machine, journals: JournalStore, hypervisor: HypervisorCalls, deadline: float = LOOK_DEADLINE) -> None:
+    def __init__(self, machine: Machine, journals: JournalStore, hypervisor: HypervisorCalls) -> None:
         self._machine = machine
         self._hypervisor = hypervisor
         path = machine.settings.instances_path
-        self._look_at_room = Look(f"the instances path {path}", lambda: instances_file_system(path), deadline)
-        self._look_at_journals = Look(f"the journals in {machine.settings.state_path}", journals.all, deadline)
+        self._look_at_room = Look(f"the instances path {path}", lambda: instances_file_system(path))
+        self._look_at_journals = Look(f"the journals in {machine.settings.state_path}", journals.all)
         self._looking = asyncio.Lock()
         self._room: InstancesPath | None = None
         self._held: tuple[Journal, ...] | None = None

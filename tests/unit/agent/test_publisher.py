@@ -99,12 +99,16 @@ async def test_a_gate_waits_for_no_look_at_the_host_once_there_was_one(rig: Rig,
     await rig.publisher.publish()
     del rig.server.objects[NODE]
 
+    looking = asyncio.Event()
+
     async def hangs() -> None:
+        looking.set()
         await asyncio.Event().wait()
 
     monkeypatch.setattr(rig.report, "now", hangs)
     telling = asyncio.create_task(rig.publisher.publish())
     async with asyncio.timeout(10):
+        await looking.wait()
         await rig.publisher.ensure_boot_published()
     telling.cancel()
     assert (await rig.told()).boot_id == "boot-1"

@@ -116,8 +116,9 @@ async def test_a_file_system_of_disks_that_hangs_is_told_and_hides_nothing_else(
 ) -> None:
     await rig.created()
     monkeypatch.setattr(report_module, "instances_file_system", lambda _path: answers.wait() and ROOM)
-    report = Report(rig.machine, rig.journals, rig.calls, deadline=0.01)
+    report = Report(rig.machine, rig.journals, rig.calls)
     answers.clear()
+    report._look_at_room._deadline = 0.01
     status = await report.now()
     assert (told(status, reasons.READY).status, told(status, reasons.READY).reason) == (Status.FALSE, reasons.STORAGE_ERROR)
     assert str(rig.path / "instances") in told(status, reasons.READY).message
@@ -130,9 +131,10 @@ async def test_a_file_system_of_journals_that_hangs_is_told_and_what_was_held_is
     await rig.created()
     everything = rig.journals.all
     monkeypatch.setattr(rig.journals, "all", lambda: answers.wait() and everything())
-    report = Report(rig.machine, rig.journals, rig.calls, deadline=0.5)
+    report = Report(rig.machine, rig.journals, rig.calls)
     before = await report.now()
     answers.clear()
+    report._look_at_journals._deadline = 0.01
     status = await report.now()
     for kind in (reasons.READY, reasons.JOURNALS_READABLE):
         assert (told(status, kind).status, told(status, kind).reason) == (Status.FALSE, reasons.STORAGE_ERROR)
