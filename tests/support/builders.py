@@ -8,6 +8,7 @@ from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNodeStatus, InventoryItem, MachineType
 from kubeferry.api.domain import Architecture, DiskFormat, DiskSource, Domain, DomainDisk, HostPath, KernelBoot
 from kubeferry.api.meta import Condition, Meta, Status
+from kubeferry.api.migration import Migration, MigrationSpec
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Placement, PlacementSpec
@@ -76,9 +77,12 @@ def host(
     role: Role | None = None,
     state: RunState = RunState.RUNNING,
     host_id: str = "",
+    epoch_id: str = "e1",
+    allocated: int | None = 64 << 20,
 ) -> Host:
     """A hypervisor; `role`: it holds a copy of the VM in that role."""
-    inventory = () if role is None else (InventoryItem(uid=UID, state=state, role=role, epoch=1, epoch_id="e1"),)
+    copy = InventoryItem(uid=UID, state=state, role=role or Role.NONE, epoch=1, epoch_id=epoch_id, allocated=allocated)
+    inventory = () if role is None else (copy,)
     told = Condition(
         type=reasons.READY, status=Status.TRUE if ready else Status.FALSE, reason=reasons.AGENT_READY, last_transition_time=NOON
     )
@@ -92,6 +96,20 @@ def host(
         conditions=(told,),
     )
     return Host(name=name, status=status, lease_fresh=lease)
+
+
+def migration(name: str = "move", *, created: float = 0, deleted: bool = False, **spec: Any) -> Migration:
+    """A Migration of the VM as applied; `created`: seconds past noon."""
+    meta = Meta(
+        name=name,
+        namespace="shop",
+        uid=f"uid-{name}",
+        generation=1,
+        resource_version="3",
+        creation_timestamp=after(created),
+        deletion_timestamp=after(created) if deleted else None,
+    )
+    return Migration(metadata=meta, spec=load(MigrationSpec, {"virtualMachine": {"name": "web-0"}} | spec))
 
 
 def domain(**changes: Any) -> Domain:

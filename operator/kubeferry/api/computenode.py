@@ -12,6 +12,9 @@ from kubeferry.api.role import Role, RunState
 INVENTORY_LENGTH = 1024
 """Copies that a ComputeNode can list."""
 
+PublicKey = Annotated[str, Field(max_length=128, pattern=r"^ssh-ed25519 [A-Za-z0-9+/=]+$")]
+"""An ed25519 public key as OpenSSH writes it, without a comment: `ssh-ed25519 AAAA...`."""
+
 
 @model
 class Hypervisor:
@@ -56,6 +59,17 @@ class InventoryItem:
     role: Annotated[Role, Field(description="The copy's role.")]
     epoch: Annotated[Int, Field(ge=1, description="The journal's epoch.")]
     epoch_id: Annotated[Uid, Field(description="Id of that epoch.")]
+    allocated: Annotated[Bytes | None, Field(description="Bytes that its files occupy, rounded up; absent: not known.")] = None
+
+
+@model
+class SshEndpoint:
+    """How agents of other nodes reach this one, and how they know it."""
+
+    address: Annotated[str, Field(max_length=64, description="IP address of the migration network.")]
+    port: Annotated[Int, Field(ge=1, le=65535, description="Port of sshd.")]
+    host_key: Annotated[PublicKey, Field(description="What its sshd must prove to have.")]
+    identity_key: Annotated[PublicKey, Field(description="What its agent proves to have when it calls another node.")]
 
 
 @model
@@ -71,6 +85,7 @@ class ComputeNodeStatus:
     machine_types: Annotated[tuple[MachineType, ...], Field(max_length=256, description="Machine types on offer.")] = ()
     cpu: Annotated[NodeCpu | None, Field(description="Processors.")] = None
     memory: Annotated[Bytes | None, Field(description="Memory in bytes.")] = None
+    ssh: Annotated[SshEndpoint | None, Field(description="How agents of other nodes reach this one.")] = None
     instances: Annotated[InstancesPath | None, Field(description="The file system that holds the disks.")] = None
     inventory: Annotated[
         tuple[InventoryItem, ...],

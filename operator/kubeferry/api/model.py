@@ -93,5 +93,7 @@ Label = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-
 Reason = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
 MESSAGE_LENGTH = 4096
 Message = Annotated[str, Field(max_length=MESSAGE_LENGTH)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+"""A BLAKE3 hash in hexadecimal digits."""
 HostFile = Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/[^\x00-\x1f\x7f]+$")]
 """An absolute path on a hypervisor, without control characters: no system call takes a NUL, and no log should print the others."""

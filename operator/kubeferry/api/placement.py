@@ -10,8 +10,9 @@ from pydantic import Field
 
 from kubeferry.api.domain import Domain
 from kubeferry.api.meta import Meta
+from kubeferry.api.migration import Decision
 from kubeferry.api.model import Bytes, Int, Message, Name, Reason, Time, Uid, model
-from kubeferry.api.task import TaskError, TaskResult, Verb
+from kubeferry.api.task import DiscardMode, TaskError, TaskResult, Verb
 
 
 class LockKind(StrEnum):
@@ -36,20 +37,6 @@ class Storage(StrEnum):
     UNKNOWN = "Unknown"
 
 
-class DecisionValue(StrEnum):
-    """What a person decides."""
-
-    CONFIRM = "Confirm"
-    REVERT = "Revert"
-
-
-class DecisionSource(StrEnum):
-    """Who decided."""
-
-    USER = "User"
-    TIMEOUT = "Timeout"
-
-
 class StepState(StrEnum):
     """State of a step in the ledger."""
 
@@ -57,13 +44,6 @@ class StepState(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     SUPERSEDED = "Superseded"
-
-
-class DiscardMode(StrEnum):
-    """What becomes of a copy: Trash renames its files to the trash, Forget (shared storage) drops only the journal."""
-
-    TRASH = "Trash"
-    FORGET = "Forget"
 
 
 class Outcome(StrEnum):
@@ -106,15 +86,6 @@ class Attempt:
 
 
 @model
-class Decision:
-    """Confirm or Revert, durable and final."""
-
-    value: Annotated[DecisionValue, Field(description="What was decided.")]
-    source: Annotated[DecisionSource, Field(description="Who decided.")]
-    time: Annotated[Time, Field(description="When it became durable.")]
-
-
-@model
 class Move:
     """The migration that holds the lock."""
 
@@ -123,6 +94,7 @@ class Move:
     target: Annotated[Name, Field(description="Node that the VM goes to.")]
     storage: Annotated[Storage | None, Field(description="What Preflight found.")] = None
     domain: Annotated[Domain, Field(description="What the VM runs with at the target.")]
+    bytes: Annotated[Bytes, Field(description="Bytes that the VM's files occupied at the source when the lock was taken.")]
     shutdown_timeout_seconds: Annotated[Int, Field(ge=0, description="ACPI shutdown wait before force.")]
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that were refused.")] = ()
     copy_tries: Annotated[Int, Field(ge=0, description="Copies that broke.")] = 0

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
+from kubeferry.api.migration import Migration, MigrationSpec, MigrationStatus
 from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus
 from kubeferry.api.virtualmachine import VirtualMachine, VirtualMachineSpec, VirtualMachineStatus
@@ -56,9 +57,29 @@ RESOURCES: tuple[Resource, ...] = (
             Column("Node", ".status.nodeName"),
             Column("CPU", ".spec.template.spec.domain.cpu.cores", "integer"),
             Column("Memory", ".spec.template.spec.domain.memory.guest"),
+            Column("Migration", ".status.migration.phase"),
             AGE,
         ),
         selectable=(".status.nodeName",),
+    ),
+    Resource(
+        model=Migration,
+        spec=MigrationSpec,
+        status=MigrationStatus,
+        plural="migrations",
+        short_name="fmig",
+        namespaced=True,
+        columns=(
+            Column("VM", ".spec.virtualMachine.name"),
+            Column("Phase", ".status.phase"),
+            Column("Source", ".status.sourceNode"),
+            Column("Target", ".status.targetNode"),
+            Column("Copied", ".status.transfer.bytesDone"),
+            Column("Decision", ".status.decision.value", wide=True),
+            Column("Reason", ".status.conditions[?(@.type=='Succeeded')].reason", wide=True),
+            AGE,
+        ),
+        selectable=(".spec.virtualMachine.name", ".status.phase", ".status.sourceNode", ".status.targetNode"),
     ),
     Resource(
         model=Placement,

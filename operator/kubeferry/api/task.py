@@ -7,7 +7,7 @@ from pydantic import Field
 
 from kubeferry.api.domain import Domain
 from kubeferry.api.meta import Meta
-from kubeferry.api.model import Bytes, Int, Label, Message, Name, Reason, Time, Uid, model
+from kubeferry.api.model import Bytes, Digest, Int, Label, Message, Name, Reason, Time, Uid, model
 
 
 class Verb(StrEnum):
@@ -15,6 +15,12 @@ class Verb(StrEnum):
 
     CREATE = "Create"
     START = "Start"
+    PREPARE = "Prepare"
+    PREFLIGHT = "Preflight"
+    SEAL = "Seal"
+    COPY = "Copy"
+    ACTIVATE = "Activate"
+    DISCARD = "Discard"
 
 
 class TaskPhase(StrEnum):
@@ -32,6 +38,29 @@ class TaskState(StrEnum):
 
     CREATED = "Created"
     RUNNING = "Running"
+    PREPARED = "Prepared"
+    REACHABLE = "Reachable"
+    SEALED = "Sealed"
+    RELEASED = "Released"
+    GONE = "Gone"
+
+
+class ProofKind(StrEnum):
+    """Why a host may start a VM that another host had the right to start before."""
+
+    RELEASED = "Released"
+    """The source has given up its right: the target holds a verified copy."""
+    SEALED = "Sealed"
+    """The target was proved stopped, and will refuse to start."""
+    FENCE = "Fence"
+    """A human attested that this boot of the target is dead."""
+
+
+class DiscardMode(StrEnum):
+    """What becomes of a copy: Trash renames its files to the trash, Forget (shared storage) drops only the journal."""
+
+    TRASH = "Trash"
+    FORGET = "Forget"
 
 
 @model
@@ -48,6 +77,16 @@ class TaskResult:
 
     state: Annotated[TaskState, Field(description="What was acknowledged.")]
     disks: Annotated[tuple[DiskResult, ...], Field(max_length=16, description="The disks as they lie on the host.")] = ()
+    bytes_copied: Annotated[Bytes | None, Field(description="Bytes that a Copy sent, holes left out.")] = None
+    digest: Annotated[Digest | None, Field(description="BLAKE3 of what was copied; both hosts found the same.")] = None
+
+
+@model
+class TaskProgress:
+    """How far a Copy is."""
+
+    bytes_total: Annotated[Bytes, Field(description="Bytes to send, holes left out.")]
+    bytes_done: Annotated[Bytes, Field(description="Bytes sent so far.")]
 
 
 @model
@@ -82,6 +121,64 @@ class StartParameters:
 
 
 @model
+class PrepareParameters:
+    """Reserve what a VM needs on the target."""
+
+    source: Annotated[Name, Field(description="The node that the VM comes from, and that will fill the copy.")]
+    domain: Annotated[Domain, Field(description="What the VM is to run with.")]
+    bytes: Annotated[Bytes, Field(description="Bytes that its files occupy at the source.")]
+
+
+@model
+class PreflightParameters:
+    """Reach the target, while the VM still runs."""
+
+    target: Annotated[Name, Field(description="The node that the VM goes to.")]
+    target_host_id: Annotated[Uid, Field(description="Identity of its host.")]
+
+
+@model
+class SealParameters:
+    """Stop the VM, and prove that it is stopped."""
+
+    shutdown_timeout_seconds: Annotated[Int, Field(ge=0, description="Seconds that the guest gets to shut down, before force.")]
+
+
+@model
+class CopyParameters:
+    """Send the files of a sealed VM to the target."""
+
+    target: Annotated[Name, Field(description="The node that the VM goes to.")]
+    target_host_id: Annotated[Uid, Field(description="Identity of its host.")]
+
+
+@model
+class Proof:
+    """What was acknowledged by the host that had the right to start the VM before."""
+
+    kind: Annotated[ProofKind, Field(description="What was proved.")]
+    node: Annotated[Name, Field(description="Of which node.")]
+    host_id: Annotated[Uid, Field(description="Of which host.")]
+    epoch: Annotated[Int, Field(ge=1, description="At which epoch.")]
+    seq: Annotated[Int, Field(ge=1, description="By which step of the ledger.")]
+
+
+@model
+class ActivateParameters:
+    """Take over the right to start the VM, and start it, through the start gate."""
+
+    domain: Annotated[Domain, Field(description="What the VM runs with.")]
+    proof: Annotated[Proof | None, Field(description="Absent where the source never gave up its right.")] = None
+
+
+@model
+class DiscardParameters:
+    """Give up a copy."""
+
+    mode: Annotated[DiscardMode, Field(description="What becomes of its files.")]
+
+
+@model
 class HostTaskSpec:
     """What is asked, immutable."""
 
@@ -94,6 +191,12 @@ class HostTaskSpec:
     placement: Annotated[PlacementReference, Field(description="The Placement that this serves.")]
     create: Annotated[CreateParameters | None, Field(description="Parameters of verb Create.")] = None
     start: Annotated[StartParameters | None, Field(description="Parameters of verb Start.")] = None
+    prepare: Annotated[PrepareParameters | None, Field(description="Parameters of verb Prepare.")] = None
+    preflight: Annotated[PreflightParameters | None, Field(description="Parameters of verb Preflight.")] = None
+    seal: Annotated[SealParameters | None, Field(description="Parameters of verb Seal.")] = None
+    copy: Annotated[CopyParameters | None, Field(description="Parameters of verb Copy.")] = None
+    activate: Annotated[ActivateParameters | None, Field(description="Parameters of verb Activate.")] = None
+    discard: Annotated[DiscardParameters | None, Field(description="Parameters of verb Discard.")] = None
 
 
 @model
@@ -103,6 +206,7 @@ class HostTaskStatus:
     phase: Annotated[TaskPhase, Field(description="How far it is.")]
     started_at: Annotated[Time | None, Field(description="When the agent began.")] = None
     finished_at: Annotated[Time | None, Field(description="When it ended.")] = None
+    progress: Annotated[TaskProgress | None, Field(description="How far a Copy is.")] = None
     result: Annotated[TaskResult | None, Field(description="What was observed.")] = None
     error: Annotated[TaskError | None, Field(description="Why it failed.")] = None
     agent_version: Annotated[str | None, Field(max_length=64, description="Version of the agent that answered.")] = None

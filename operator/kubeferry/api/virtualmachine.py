@@ -8,6 +8,7 @@ from pydantic import Field
 
 from kubeferry.api.domain import Architecture, DiskBus, DiskFormat, KernelBoot
 from kubeferry.api.meta import Conditions, Meta
+from kubeferry.api.migration import MigrationPhase
 from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, list_map, model
 
 
@@ -23,6 +24,7 @@ class PrintableStatus(StrEnum):
     PROVISIONING = "Provisioning"
     STARTING = "Starting"
     RUNNING = "Running"
+    MIGRATING = "Migrating"
     TERMINATING = "Terminating"
     UNSCHEDULABLE = "ErrorUnschedulable"
     ERROR = "Error"
@@ -148,6 +150,9 @@ class VirtualMachineTemplateSpec:
     """What the VM is made of."""
 
     architecture: Annotated[Architecture, Field(description="CPU architecture of the guest.")] = Architecture.AMD64
+    termination_grace_period_seconds: Annotated[
+        Int, Field(ge=0, le=3600, description="Seconds that the guest gets to shut down, before force.")
+    ] = 60
     domain: Annotated[DomainTemplate, Field(description="The machine as the guest sees it.")]
     volumes: Annotated[
         tuple[Volume, ...],
@@ -185,6 +190,14 @@ class VolumeStatus:
 
 
 @model
+class MigrationInProgress:
+    """The Migration that holds the VM."""
+
+    name: Annotated[Name, Field(description="Its name.")]
+    phase: Annotated[MigrationPhase, Field(description="How far it is.")]
+
+
+@model
 class VirtualMachineStatus:
     """What is known of the VM: a projection of its Placement, for people."""
 
@@ -193,6 +206,7 @@ class VirtualMachineStatus:
     node_name: Annotated[str | None, Field(max_length=253, description="The node where the VM lives.")] = None
     domain_uuid: Annotated[str | None, Field(alias="domainUUID", max_length=64, description="Uuid of the libvirt domain.")] = None
     machine_type: Annotated[str | None, Field(max_length=64, description="Canonical machine type that runs.")] = None
+    migration: Annotated[MigrationInProgress | None, Field(description="The Migration that holds the VM.")] = None
     observed_generation: Annotated[Int, Field(ge=0, description="The metadata.generation that this status tells of.")] = 0
     conditions: Conditions = ()
     volumes: Annotated[

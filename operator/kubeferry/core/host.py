@@ -13,7 +13,16 @@ from kubeferry.api import reasons
 from kubeferry.api.domain import Domain
 from kubeferry.api.placement import PlacementSpec
 from kubeferry.api.role import Role
-from kubeferry.api.task import HostTaskSpec, TaskState, Verb
+from kubeferry.api.task import (
+    ActivateParameters,
+    CreateParameters,
+    DiscardMode,
+    HostTaskSpec,
+    PrepareParameters,
+    StartParameters,
+    TaskState,
+    Verb,
+)
 from kubeferry.core import guards
 from kubeferry.core.journal import Journal, JournalDisk, JournalStep, Reserved
 
@@ -25,6 +34,16 @@ class Effect(StrEnum):
     """Check room, reserve, make every file of the instance from its source."""
     START = "Start"
     """Acknowledge a VM that runs; else start it, if the start gate opens."""
+    RESERVE = "Reserve"
+    """Check that the host can run the VM, and reserve what it needs: that is what writes the journal."""
+    REACH = "Reach"
+    """Reach the target, and have it make the instance directory; no journal is written here."""
+    STOP = "Stop"
+    """Stop the VM, prove it stopped, and journal SEALED."""
+    SEND = "Send"
+    """Have the target hold a verified copy, and journal RELEASED then."""
+    DISCARD = "Discard"
+    """Prove the VM stopped once more, journal, move its files to the trash, and journal GONE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +57,11 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """It was done before: the acknowledgement is repeated from the journal."""
+    """It was done before, or there is nothing to do: the acknowledgement comes from the journal."""
 
     state: TaskState
+    note: Journal | None = None
+    """Written first: lower epochs are refused from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +107,26 @@ def _refused(task: HostTaskSpec, role: Role) -> Refuse:
 
 
 def _domain(task: HostTaskSpec) -> Domain | None:
-    parameters = {Verb.CREATE: task.create, Verb.START: task.start}[task.verb]
+    """What the VM is to run with, for the verbs that say so."""
+    says: dict[Verb, CreateParameters | StartParameters | PrepareParameters | ActivateParameters | None] = {
+        Verb.CREATE: task.create,
+        Verb.START: task.start,
+        Verb.PREPARE: task.prepare,
+        Verb.ACTIVATE: task.activate,
+    }
+    parameters = says[task.verb]
     return None if parameters is None else parameters.domain
+
+
+def _lacks(task: HostTaskSpec) -> Refuse:
+    return Refuse(reasons.INVALID_TASK, f"the task lacks the parameters of {task.verb}, or they are of another VM")
 
 
 def _begin(task: HostTaskSpec, journal: Journal | None, role: Role, effect: Effect) -> Answer:
     """The journal at the task's epoch and in that role; a new one, if `journal` is None."""
     domain = _domain(task)
     if domain is None or domain.uuid != task.placement.name:
-        return Refuse(reasons.INVALID_TASK, f"the task lacks the parameters of {task.verb}, or they are of another VM")
+        return _lacks(task)
     step = JournalStep(seq=task.seq, verb=task.verb)
     if journal is None:
         fresh = Journal(uid=domain.uuid, epoch=task.epoch, epoch_id=task.epoch_id, role=role, step=step, domain=domain)
@@ -127,12 +159,115 @@ def _start(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Ans
     return _begin(task, journal, Role.ACTIVE, Effect.START)
 
 
+def _prepare_new(task: HostTaskSpec, _: Journal | None, __: PlacementSpec) -> Answer:
+    begun = _begin(task, None, Role.INCOMING, Effect.RESERVE)
+    if isinstance(begun, Act) and task.prepare is not None:
+        return dataclasses.replace(begun, journal=dataclasses.replace(begun.journal, source=task.prepare.source))
+    return begun
+
+
+def _prepared_before(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    # Without a source, it is a Create's.
+    if journal is None or task.epoch != journal.epoch or journal.source is None:
+        return _refused(task, Role.INCOMING)
+    return Acknowledge(TaskState.PREPARED)
+
+
+def _to_self(task: HostTaskSpec, _: Journal | None, __: PlacementSpec) -> Answer:
+    return Refuse(reasons.UNABLE_TO_MIGRATE_TO_SELF, f"the VM is on {task.node} already")
+
+
+def _preflight(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if journal is None or task.preflight is None:
+        return _lacks(task)
+    return Act(journal, Effect.REACH)
+
+
+def _at(task: HostTaskSpec, journal: Journal, role: Role) -> Journal:
+    """The journal at the task's epoch, in that role."""
+    step = JournalStep(seq=task.seq, verb=task.verb)
+    return dataclasses.replace(journal, epoch=task.epoch, epoch_id=task.epoch_id, role=role, step=step)
+
+
+def _seal(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if journal is None or task.seal is None:
+        return _lacks(task)
+    # At the journal's own epoch it is the Seal that came before the Activate of this epoch.
+    if journal.role == Role.ACTIVE and task.epoch == journal.epoch:
+        return _refused(task, Role.ACTIVE)
+    return Act(_at(task, journal, Role.SEALING), Effect.STOP)
+
+
+def _sealed_before(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if journal is None or task.epoch != journal.epoch:
+        return _refused(task, Role.SEALED)
+    return Acknowledge(TaskState.SEALED)
+
+
+def _copy(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if journal is None or task.copy is None:
+        return _lacks(task)
+    if task.epoch != journal.epoch:
+        return _refused(task, Role.SEALED)
+    return Act(_at(task, journal, Role.SEALED), Effect.SEND)
+
+
+def _copied_before(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if journal is None or task.epoch != journal.epoch:
+        return _refused(task, Role.RELEASED)
+    return Acknowledge(TaskState.RELEASED)
+
+
+def _activate_verified(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if journal is None or task.epoch != journal.epoch or not guards.activate_needs_release(task):
+        return _refused(task, Role.VERIFIED)
+    return _begin(task, journal, Role.ACTIVE, Effect.START)
+
+
+def _activate_released(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if not guards.proof_of_seal(task):
+        return _refused(task, Role.RELEASED)
+    return _begin(task, journal, Role.ACTIVE, Effect.START)
+
+
+def _discard(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if journal is None or task.discard is None:
+        return _lacks(task)
+    if task.discard.mode != DiscardMode.TRASH:
+        return Refuse(reasons.INVALID_TASK, f"this version can't discard a copy by {task.discard.mode}")
+    return Act(_at(task, journal, Role.DELETING), Effect.DISCARD)
+
+
+def _discard_nothing(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    step = JournalStep(seq=task.seq, verb=task.verb)
+    fresh = Journal(uid=task.placement.name, epoch=task.epoch, epoch_id=task.epoch_id, role=Role.GONE, step=step)
+    return Acknowledge(TaskState.GONE, note=fresh if journal is None else _at(task, journal, Role.GONE))
+
+
 TABLE: Mapping[tuple[Role, Verb], Cell] = {
     (Role.NONE, Verb.CREATE): _create_new,
     (Role.GONE, Verb.CREATE): _create_new,
     (Role.INCOMING, Verb.CREATE): _create_again,
     (Role.ACTIVE, Verb.CREATE): _created_before,
     (Role.ACTIVE, Verb.START): _start,
+    (Role.NONE, Verb.PREPARE): _prepare_new,
+    (Role.GONE, Verb.PREPARE): _prepare_new,
+    (Role.INCOMING, Verb.PREPARE): _prepared_before,
+    (Role.ACTIVE, Verb.PREPARE): _to_self,
+    (Role.ACTIVE, Verb.PREFLIGHT): _preflight,
+    (Role.ACTIVE, Verb.SEAL): _seal,
+    (Role.SEALING, Verb.SEAL): _seal,
+    (Role.SEALED, Verb.SEAL): _sealed_before,
+    (Role.SEALED, Verb.COPY): _copy,
+    (Role.RELEASED, Verb.COPY): _copied_before,
+    (Role.VERIFIED, Verb.ACTIVATE): _activate_verified,
+    (Role.ACTIVE, Verb.ACTIVATE): _start,
+    (Role.RELEASED, Verb.ACTIVATE): _activate_released,
+    (Role.SEALED, Verb.DISCARD): _discard,
+    (Role.RELEASED, Verb.DISCARD): _discard,
+    (Role.DELETING, Verb.DISCARD): _discard,
+    (Role.NONE, Verb.DISCARD): _discard_nothing,
+    (Role.GONE, Verb.DISCARD): _discard_nothing,
 }
 """The cells that act, by role and verb; all others refuse."""
 
@@ -153,6 +288,50 @@ def reserve(journal: Journal, disk: int) -> Journal:
 def note_created(journal: Journal, name: str) -> Journal:
     """The journal that names a file before it is created."""
     return journal if name in journal.created else dataclasses.replace(journal, created=(*journal.created, name))
+
+
+def receive(journal: Journal | None, uid: str, epoch: int, epoch_id: str, source: str) -> Refuse | None:
+    """Whether another host may fill the copy here.
+
+    Args:
+        journal: this host's journal of the VM; None: nothing.
+        uid: the VM.
+        epoch: at which the other host works.
+        epoch_id: id of that epoch.
+        source: the node that the other host is, as its key tells.
+
+    Returns:
+        None if it may, and then the copy is INCOMING, or VERIFIED (whole already: nothing is written any more); else why not.
+    """
+    if journal is not None and guards.receiver_checks(journal, epoch, epoch_id, source):
+        return None
+    seen = (
+        "holds none"
+        if journal is None
+        else f"holds one that is {journal.role}, of epoch {journal.epoch}, from {journal.source or 'nowhere'}"
+    )
+    message = f"a copy of VM {uid} that {source} may fill at epoch {epoch} was expected here; this host {seen}. Nothing was written"
+    return Refuse(reasons.NOT_INCOMING, message)
+
+
+def verify(journal: Journal, disks: Mapping[str, JournalDisk]) -> Journal:
+    """The journal of a copy that was filled: it is whole, was read back and found the same, and is fsynced."""
+    return dataclasses.replace(journal, role=Role.VERIFIED, disks=dict(disks))
+
+
+def seal(journal: Journal) -> Journal:
+    """The journal of a copy that was proved stopped."""
+    return dataclasses.replace(journal, role=Role.SEALED)
+
+
+def release(journal: Journal) -> Journal:
+    """The journal of a source whose target holds a verified copy."""
+    return dataclasses.replace(journal, role=Role.RELEASED)
+
+
+def bury(journal: Journal) -> Journal:
+    """The journal of a copy whose files are in the trash: only its epoch is left, so that lower ones are refused for ever."""
+    return dataclasses.replace(journal, role=Role.GONE, source=None, domain=None, reserved=None, disks={}, created=())
 
 
 def activate(journal: Journal, disks: Mapping[str, JournalDisk]) -> Journal:

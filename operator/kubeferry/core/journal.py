@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kubeferry.api.domain import Domain
-from kubeferry.api.model import Bytes, Int, Label, Uid, model
+from kubeferry.api.model import Bytes, Int, Label, Name, Uid, model
 from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
 
@@ -58,6 +58,8 @@ class Journal:
     epoch_id: Uid
     role: Role
     step: JournalStep
+    source: Name | None = None
+    """The node whose agent may fill this copy: the source of the migration that prepared it."""
     domain: Domain | None = None
     """What the VM runs with; absent where nothing is here."""
     reserved: Reserved | None = None

@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from kubeferry.api.placement import Copy, Placement, PlacementSpec, Step, StepState
-from kubeferry.api.task import CreateParameters, HostTask, HostTaskSpec, PlacementReference, StartParameters, TaskPhase, Verb
+from kubeferry.api.task import HostTask, HostTaskSpec, PlacementReference, TaskPhase, Verb
 from kubeferry.core.observed import NewTask, Stranger
+from kubeferry.core.parameters import parameters
 
 FAILED_KEPT = timedelta(hours=1)
 FAILED_KEPT_PER_VERB = 8
 """Enough to compute a back-off from, and the ledger stays bounded."""
+LINEAGE_LENGTH = 64
+FIRST_RETRY = timedelta(seconds=5)
+LONGEST_RETRY = timedelta(minutes=5)
 
 _ENDED = {
     TaskPhase.SUCCEEDED: StepState.SUCCEEDED,
@@ -39,20 +43,29 @@ def ask(spec: PlacementSpec, verb: Verb, node: str, host_id: str, now: datetime)
 def task(placement: Placement, step: Step) -> NewTask:
     """The HostTask of a step; all its parameters come from the Placement."""
     spec = placement.spec
-    return NewTask(
-        name=task_name(spec, step),
-        spec=HostTaskSpec(
-            node=step.node,
-            host_id=step.host_id,
-            verb=step.verb,
-            epoch=step.epoch,
-            epoch_id=_epoch_id(spec, step),
-            seq=step.seq,
-            placement=PlacementReference(name=placement.metadata.name, uid=placement.metadata.uid),
-            create=CreateParameters(domain=spec.domain) if step.verb == Verb.CREATE else None,
-            start=StartParameters(domain=spec.domain) if step.verb == Verb.START else None,
-        ),
+    bare = HostTaskSpec(
+        node=step.node,
+        host_id=step.host_id,
+        verb=step.verb,
+        epoch=step.epoch,
+        epoch_id=_epoch_id(spec, step),
+        seq=step.seq,
+        placement=PlacementReference(name=placement.metadata.name, uid=placement.metadata.uid),
     )
+    return NewTask(name=task_name(spec, step), spec=parameters(spec, step, bare))
+
+
+def raise_epoch(spec: PlacementSpec, fresh_id: str) -> PlacementSpec:
+    """The Placement at its next epoch, whose ledger is empty.
+
+    A Discard that is still asked for stays marked in `copies`, and is asked for again at the new epoch.
+
+    Args:
+        spec: no other step of it is Pending.
+        fresh_id: an id that was never used.
+    """
+    lineage = (fresh_id, *spec.lineage)[:LINEAGE_LENGTH]
+    return dataclasses.replace(spec, epoch=spec.epoch + 1, lineage=lineage, steps=())
 
 
 def settle(placement: Placement, tasks: Iterable[HostTask], now: datetime) -> PlacementSpec:
@@ -63,7 +76,8 @@ def settle(placement: Placement, tasks: Iterable[HostTask], now: datetime) -> Pl
     spec = placement.spec
     by_name = {t.metadata.name: t for t in tasks}
     steps = tuple(_outcome(placement, step, by_name.get(task_name(spec, step)), now) for step in spec.steps)
-    done = [s for s in steps if s.state == StepState.SUCCEEDED]
+    # A Preflight leaves the host's journal as it is.
+    done = [s for s in steps if s.state == StepState.SUCCEEDED and s.verb != Verb.PREFLIGHT]
     copies = tuple(_acknowledged(spec, copy, [s.epoch for s in done if s.host_id == copy.host_id]) for copy in spec.copies)
     return dataclasses.replace(spec, steps=_pruned(steps, spec.epoch, now), copies=copies)
 
@@ -130,6 +144,18 @@ def strangers(placement: Placement, tasks: Iterable[HostTask]) -> tuple[Stranger
 def last(spec: PlacementSpec, verb: Verb) -> Step | None:
     """The newest step of that verb in the ledger."""
     return max((s for s in spec.steps if s.verb == verb), key=lambda s: s.seq, default=None)
+
+
+def retry_due(failures: int, step: Step, now: datetime) -> datetime:
+    """When a step that failed is asked again: later each time, from 5 s to 5 minutes.
+
+    Args:
+        failures: how often it failed; at least once.
+        step: the one that failed last.
+        now: the time, in UTC.
+    """
+    delay: timedelta = min(FIRST_RETRY * 2 ** (failures - 1), LONGEST_RETRY)
+    return (step.finished_at or now) + delay
 
 
 def failed(spec: PlacementSpec, *verbs: Verb) -> Step | None:

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from kubeferry.api.computenode import ComputeNodeStatus, InventoryItem
 from kubeferry.api.meta import Status, condition
+from kubeferry.api.migration import Migration, MigrationStatus
 from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.reasons import READY
 from kubeferry.api.task import HostTask, HostTaskSpec
@@ -49,6 +50,35 @@ class Stranger:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Run the scheduling pass: which node a Migration goes to."""
+
+    migration_uid: str
+    vm_uid: str
+    source: str
+    """The node where the VM is."""
+    target: str | None
+    """The only node that will do; None: the best one."""
+    attempted: frozenset[str]
+    """Nodes that this Migration has tried."""
+    holders: frozenset[str]
+    """Nodes, the source left out, that hold a copy of the VM: one that is to be discarded, or that nobody names."""
+    memory: int
+    """Bytes that the VM needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the scheduling pass answered."""
+
+    migration_uid: str
+    node: str | None
+    """None: no node is feasible."""
+    message: str
+    """Why the nodes that were rejected were, with counts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """All that was read of one VM."""
 
@@ -59,6 +89,10 @@ class Observed:
     """The HostTasks of this VM, by name."""
     hosts: tuple[Host, ...]
     """Every hypervisor, by name."""
+    migrations: tuple[Migration, ...] = ()
+    """Every Migration that names the VM, the oldest first."""
+    choice: Choice | None = None
+    """What the scheduling pass answered, in this pass, to the `Place` that was asked of it."""
     strangers: tuple[Stranger, ...] = ()
     """Met when this pass was about to create tasks: watching does not tell which VM they stand in the way of."""
 
@@ -82,6 +116,15 @@ class ReplacePlacement:
 
 
 @dataclass(frozen=True, slots=True)
+class TellMigration:
+    """Write a Migration's status, as projected from the Placement."""
+
+    migration: Migration
+    """The version that was read."""
+    status: MigrationStatus
+
+
+@dataclass(frozen=True, slots=True)
 class VmDecision:
     """What to write, in this order. A Placement comes alone: what follows from it is decided from what was stored."""
 
@@ -89,10 +132,17 @@ class VmDecision:
     """Put the finalizer on the VM before anything else."""
     release: bool = False
     """Take the finalizer off: no host holds anything of the VM."""
+    protect_migration: Migration | None = None
+    """Put the finalizer on that Migration before anything else: it is about to take the lock."""
+    place: Place | None = None
+    """Run the scheduling pass, then decide again with its answer; nothing else comes with it."""
     placement: CreatePlacement | ReplacePlacement | None = None
     tasks: tuple[NewTask, ...] = ()
     forget: tuple[str, ...] = ()
     """HostTasks to remove: their outcome stands in the ledger."""
     status: VirtualMachineStatus | None = None
+    migrations: tuple[TellMigration, ...] = ()
+    release_migrations: tuple[Migration, ...] = ()
+    """Take the finalizer off these: their outcome was told."""
     requeue_after: timedelta | None = None
     """Look again after that time, whatever happens."""

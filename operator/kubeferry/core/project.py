@@ -9,8 +9,8 @@ from kubeferry.api.meta import Condition, Status, with_condition
 from kubeferry.api.placement import PlacementSpec, StepState
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import Verb
-from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
-from kubeferry.core import ledger
+from kubeferry.api.virtualmachine import MigrationInProgress, PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
+from kubeferry.core import ledger, migration, project_migration
 from kubeferry.core.observed import Host
 from kubeferry.core.trouble import Trouble
 
@@ -78,7 +78,6 @@ def placed(
     """The status of a VM that has a node; None while it is not known yet whether that node lives."""
     if host is not None and host.lease_fresh is None:
         return None
-    create = ledger.last(spec, Verb.CREATE)
     ready = _ready(spec, host)
     told = {
         reasons.SCHEDULED: _Told(Status.TRUE, reasons.PLACED, f"on {spec.node_name}"),
@@ -88,17 +87,31 @@ def placed(
         reasons.READY: ready,
         reasons.NEEDS_ATTENTION: _attention(vm, spec, trouble),
     }
-    allocated = {disk.name: disk.allocated for disk in create.result.disks} if create is not None and create.result is not None else {}
     return VirtualMachineStatus(
         printable_status=_printable(vm, ready, spec),
         ready=ready.status == Status.TRUE,
-        node_name=spec.node_name or None,
+        node_name=spec.node_name or (spec.move.source if spec.move is not None else None),
         domain_uuid=spec.domain.uuid,
         machine_type=spec.domain.machine_type,
         observed_generation=vm.metadata.generation,
         conditions=_conditions(vm, told, now),
-        volumes=tuple(VolumeStatus(name=d.name, capacity=d.capacity, allocated=allocated.get(d.name)) for d in spec.domain.disks),
+        migration=_migration(spec),
+        volumes=_volumes(vm, spec),
     )
+
+
+def _migration(spec: PlacementSpec) -> MigrationInProgress | None:
+    if spec.move is None or spec.lock is None:
+        return None
+    return MigrationInProgress(name=spec.lock.name, phase=project_migration.phase(spec))
+
+
+def _volumes(vm: VirtualMachine, spec: PlacementSpec) -> tuple[VolumeStatus, ...]:
+    """The disks with what they occupied when a host told last: the ledger forgets what is of an older epoch."""
+    told = {volume.name: volume.allocated for volume in vm.status.volumes} if vm.status is not None else {}
+    for step in sorted(spec.steps, key=lambda s: s.seq):
+        told |= {disk.name: disk.allocated for disk in step.result.disks} if step.result is not None else {}
+    return tuple(VolumeStatus(name=d.name, capacity=d.capacity, allocated=told.get(d.name)) for d in spec.domain.disks)
 
 
 def _progress(spec: PlacementSpec, verb: Verb, doing: str) -> _Told:
@@ -109,6 +122,8 @@ def _progress(spec: PlacementSpec, verb: Verb, doing: str) -> _Told:
 
 
 def _ready(spec: PlacementSpec, host: Host | None) -> _Told:
+    if spec.node_name == "" and spec.move is not None:
+        return _Told(Status.FALSE, reasons.MIGRATING, f"on its way back to {spec.move.source}")
     if host is None or not host.lease_fresh:
         return _Told(Status.UNKNOWN, reasons.NODE_SILENT, f"the agent of {spec.node_name} does not renew its Lease; the VM may run or not")
     if host.status.host_id != spec.host_id:
@@ -122,8 +137,10 @@ def _ready(spec: PlacementSpec, host: Host | None) -> _Told:
         return _Told(Status.TRUE, reasons.RUNNING, f"on {spec.node_name}")
     if copy is not None and copy.state == RunState.UNKNOWN:
         return _Told(Status.UNKNOWN, reasons.HYPERVISOR_UNREACHABLE, f"the hypervisor of {spec.node_name} does not answer")
+    if spec.move is not None:
+        return _Told(Status.FALSE, reasons.MIGRATING, f"off for its move from {spec.move.source} to {spec.move.target}")
     start = ledger.last(spec, Verb.START)
-    if start is not None and start.state == StepState.SUCCEEDED:
+    if spec.epoch > 1 or (start is not None and start.state == StepState.SUCCEEDED):
         if copy is None:
             message = f"{spec.node_name} does not tell of its copy: see `kubectl get computenode {spec.node_name} -o yaml`"
             return _Told(Status.UNKNOWN, reasons.COPY_UNTOLD, message)
@@ -140,6 +157,10 @@ def _attention(vm: VirtualMachine, spec: PlacementSpec, trouble: Trouble | None)
         )
     if trouble is not None:
         return _Told(Status.TRUE, trouble.reason, trouble.message)
+    if spec.move is not None and (stopped := migration.stopped(spec)) is not None:
+        seen = "no reason told" if stopped.error is None else stopped.error.message
+        reason = reasons.INTERNAL_ERROR if stopped.error is None else stopped.error.reason
+        return _Told(Status.TRUE, reason, f"{stopped.verb} on {stopped.node} failed, and stopped the migration: {seen}")
     failed = ledger.failed(spec, *Verb)
     if failed is not None and failed.error is not None and not failed.error.retryable:
         return _Told(Status.TRUE, failed.error.reason, f"{failed.verb} on {failed.node}: {failed.error.message}")
@@ -153,6 +174,9 @@ def _printable(vm: VirtualMachine, ready: _Told, spec: PlacementSpec) -> Printab
         return PrintableStatus.UNKNOWN
     if ready.status == Status.TRUE:
         return PrintableStatus.RUNNING
-    if ledger.failed(spec, *Verb) is not None:
+    if ready.reason == reasons.MIGRATING:
+        return PrintableStatus.MIGRATING
+    if ledger.failed(spec, Verb.CREATE, Verb.START) is not None:
         return PrintableStatus.ERROR
-    return PrintableStatus.STARTING if ledger.last(spec, Verb.START) is not None else PrintableStatus.PROVISIONING
+    started = spec.epoch > 1 or ledger.last(spec, Verb.START) is not None
+    return PrintableStatus.STARTING if started else PrintableStatus.PROVISIONING

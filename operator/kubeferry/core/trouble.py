@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
-from kubeferry.api.placement import Placement
+from kubeferry.api.migration import Migration
+from kubeferry.api.placement import LockKind, Placement, PlacementSpec
 from kubeferry.api.task import HostTask, HostTaskSpec, TaskPhase, Verb
 from kubeferry.core import ledger
 from kubeferry.core.observed import Host, NewTask, Observed, Stranger
@@ -14,8 +15,14 @@ UNANSWERED_AFTER = timedelta(minutes=2)
 UNFINISHED_AFTER = {
     # It copies whole disks: at 100 MiB/s, the pace of one hard disk, an hour is some 350 GiB.
     Verb.CREATE: timedelta(hours=1),
-    # It copies nothing: what it waits for is the API server and libvirt, and either is in trouble if it takes minutes.
+    Verb.COPY: timedelta(hours=1),
+    # They copy nothing: what they wait for is the API server and libvirt, and either is in trouble if it takes minutes.
     Verb.START: timedelta(minutes=5),
+    Verb.PREPARE: timedelta(minutes=1),
+    Verb.PREFLIGHT: timedelta(minutes=2),
+    Verb.SEAL: timedelta(minutes=1),  # after the time that the guest gets to shut down
+    Verb.ACTIVATE: timedelta(minutes=5),
+    Verb.DISCARD: timedelta(minutes=2),
 }
 """When a human is told of a task that its agent has begun and not ended."""
 STRANGER_AGAIN = timedelta(minutes=1)
@@ -41,6 +48,17 @@ def find(placement: Placement, observed: Observed, now: datetime) -> tuple[Troub
     return told, min((due - now for due, _ in filter(None, late) if due > now), default=None)
 
 
+def gone(spec: PlacementSpec, holder: Migration | None) -> Trouble | None:
+    """Whether the Migration that holds the VM's lock is not there any more."""
+    if spec.lock is None or spec.lock.kind != LockKind.MIGRATION or holder is not None:
+        return None
+    message = (
+        f"Migration {spec.lock.namespace}/{spec.lock.name} (uid {spec.lock.uid}) holds the VM and was deleted although it was protected: "
+        f"nothing more is asked of any host, and no copy is touched"
+    )
+    return Trouble(reasons.MIGRATION_GONE, message)
+
+
 def _mismatch(stranger: Stranger) -> Trouble:
     name, expected = stranger.wanted.name, stranger.wanted.spec
     seen = "it can't be read" if stranger.found is None else f"it asks {_asks(stranger.found)}"
@@ -62,12 +80,13 @@ def _late(asked: NewTask, task: HostTask | None, host: Host | None, now: datetim
     created = now if task is None else task.metadata.creation_timestamp or now
     if task is not None and task.status is not None and task.status.phase == TaskPhase.RUNNING:
         begun = task.status.started_at or created
-        may_go_on = ": a large hostPath source may take longer, and it may go on" if verb == Verb.CREATE else ""
+        grace = timedelta(seconds=0 if asked.spec.seal is None else asked.spec.seal.shutdown_timeout_seconds)
+        may_go_on = ": large disks may take longer, and it may go on" if verb in (Verb.CREATE, Verb.COPY) else ""
         message = (
             f"{verb} was begun by the agent of {node} at {begun:%Y-%m-%d %H:%M:%S} UTC and has not ended{may_go_on}; "
             f"see `kubectl get computenode {node} -o yaml` and the log of that agent"
         )
-        return begun + UNFINISHED_AFTER[verb], Trouble(reasons.TASK_UNFINISHED, message)
+        return begun + grace + UNFINISHED_AFTER[verb], Trouble(reasons.TASK_UNFINISHED, message)
     if host is None or not host.lease_fresh:  # that is told as NodeSilent, and a change of it wakes the VM
         return None
     message = (

@@ -1,4 +1,4 @@
-"""A VM's life outside of migrations: placed, created, started. One step from what was observed to what is to be written."""
+"""A VM's life: placed, created, started, moved. One step from what was observed to what is to be written."""
 
 import dataclasses
 from datetime import datetime, timedelta
@@ -9,13 +9,11 @@ from kubeferry.api.placement import Copy, PlacementSpec, Step, StepState, Virtua
 from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import VirtualMachine
-from kubeferry.core import ledger, project, trouble
+from kubeferry.core import discards, ledger, migration, project, project_migration, trouble
 from kubeferry.core.domain import SpecError, pinned_node, render
-from kubeferry.core.observed import CreatePlacement, Observed, ReplacePlacement, VmDecision
+from kubeferry.core.observed import CreatePlacement, Observed, ReplacePlacement, TellMigration, VmDecision
 
 UNPLACED_RETRY = timedelta(seconds=10)
-FIRST_RETRY = timedelta(seconds=5)
-LONGEST_RETRY = timedelta(minutes=5)
 
 
 def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
@@ -31,26 +29,59 @@ def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
         return VmDecision()
     if placement is None:
         return _unplaced(vm, observed, now, fresh_id)
-    settled = ledger.settle(placement, observed.tasks, now)
-    wanted, again = _advance(settled, now) if vm.metadata.deletion_timestamp is None else (_held(settled), None)
+    settled = migration.forget_told(ledger.settle(placement, observed.tasks, now), observed)
+    wanted, again = _wanted(settled, observed, now, fresh_id)
+    wanted, later = discards.work_off(wanted, now)
     if wanted != placement.spec:
         return VmDecision(placement=ReplacePlacement(wanted))
+    if (taken := migration.take(placement.spec, observed, now, fresh_id)) is not None:
+        return taken
     found, due = trouble.find(placement, observed, now)
+    found = found or trouble.gone(placement.spec, migration.holder(placement.spec, observed))
     in_the_way = {stranger.wanted.name for stranger in observed.strangers}
     return VmDecision(
         tasks=tuple(new for new in ledger.missing(placement, observed.tasks) if new.name not in in_the_way),
         forget=ledger.recorded(placement.spec, observed.tasks),
         status=project.placed(vm, placement.spec, observed.host(placement.spec.node_name), found, now),
-        requeue_after=min((delay for delay in (again, due) if delay is not None), default=None),
+        migrations=_tell(placement.spec, observed, found, now),
+        release_migrations=tuple(m for m in observed.migrations if migration.finished(m) and FINALIZER in m.metadata.finalizers),
+        requeue_after=min((delay for delay in (again, later, due, _unseen(placement.spec, observed)) if delay is not None), default=None),
     )
+
+
+def _wanted(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str) -> tuple[PlacementSpec, timedelta | None]:
+    """The Placement with what comes next in the VM's life, or in the migration that holds it; and when to look again."""
+    if spec.lock is not None:
+        return migration.advance(spec, observed, now, fresh_id), None
+    if observed.vm is not None and observed.vm.metadata.deletion_timestamp is not None:
+        return _held(spec), None
+    return _advance(spec, now)
+
+
+def _tell(spec: PlacementSpec | None, observed: Observed, found: trouble.Trouble | None, now: datetime) -> tuple[TellMigration, ...]:
+    told = ((m, project_migration.told(m, spec, observed, found, now)) for m in observed.migrations)
+    return tuple(TellMigration(m, status) for m, status in told if status is not None and status != m.status)
+
+
+def _unseen(spec: PlacementSpec, observed: Observed) -> timedelta | None:
+    """When to look again while a Migration waits for what no event of the VM tells of."""
+    if migration.next_in_line(spec, observed) is None:
+        return None
+    obstacle = migration.obstacle(spec, observed)
+    return migration.LOOK_AGAIN if obstacle is not None and obstacle.reason == reasons.AGENTS_NOT_SEEN_YET else None
 
 
 def _held(spec: PlacementSpec) -> PlacementSpec:
     """The Placement of a VM that is to go: one that was never asked to start is not started any more."""
-    return spec if ledger.last(spec, Verb.START) is not None else dataclasses.replace(spec, running=False)
+    asked = spec.epoch > 1 or ledger.last(spec, Verb.START) is not None
+    return spec if asked else dataclasses.replace(spec, running=False)
 
 
 def _unplaced(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
+    return dataclasses.replace(_first_step(vm, observed, now, fresh_id), migrations=_tell(None, observed, None, now))
+
+
+def _first_step(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
     held = [f"{h.name} ({c.role})" for h in observed.hosts if (c := h.copy_of(vm.metadata.uid)) and c.role not in (Role.NONE, Role.GONE)]
     if held or (vm.status is not None and vm.status.node_name):
         return VmDecision(status=project.placement_lost(vm, held, now))
@@ -114,9 +145,7 @@ def _advance(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedel
 
 
 def _again(spec: PlacementSpec, failed: Step, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
-    failures = sum(s.verb == failed.verb and s.state != StepState.SUCCEEDED for s in spec.steps)
-    delay = min(FIRST_RETRY * 2 ** (failures - 1), LONGEST_RETRY)
-    due = (failed.finished_at or now) + delay
+    due = ledger.retry_due(sum(s.verb == failed.verb and s.state != StepState.SUCCEEDED for s in spec.steps), failed, now)
     if due > now:
         return spec, due - now
     return ledger.ask(spec, failed.verb, failed.node, failed.host_id, now), None

@@ -8,9 +8,25 @@ from builders import UID, domain, placement
 from kubeferry.api import reasons
 from kubeferry.api.placement import PlacementSpec
 from kubeferry.api.role import Role
-from kubeferry.api.task import CreateParameters, HostTaskSpec, PlacementReference, StartParameters, TaskState, Verb
+from kubeferry.api.task import (
+    ActivateParameters,
+    CopyParameters,
+    CreateParameters,
+    DiscardMode,
+    DiscardParameters,
+    HostTaskSpec,
+    PlacementReference,
+    PreflightParameters,
+    PrepareParameters,
+    Proof,
+    ProofKind,
+    SealParameters,
+    StartParameters,
+    TaskState,
+    Verb,
+)
 from kubeferry.core import guards, host
-from kubeferry.core.host import Acknowledge, Act, Refuse
+from kubeferry.core.host import Acknowledge, Act, Effect, Refuse
 from kubeferry.core.journal import Journal, JournalDisk, JournalStep
 
 HERE = "host-a"
@@ -21,66 +37,162 @@ def lineage(*ids: str) -> PlacementSpec:
     return dataclasses.replace(placement().spec, epoch=len(ids), lineage=ids, copies=())
 
 
-def task(verb: Verb, epoch: int = 2, epoch_id: str = "e2", host_id: str = HERE) -> HostTaskSpec:
-    return HostTaskSpec(
-        node="a",
-        host_id=host_id,
-        verb=verb,
-        epoch=epoch,
-        epoch_id=epoch_id,
-        seq=5,
-        placement=PlacementReference(name=UID, uid="placement-1"),
-        create=CreateParameters(domain=domain()) if verb == Verb.CREATE else None,
-        start=StartParameters(domain=domain()) if verb == Verb.START else None,
-    )
+def task(verb: Verb, epoch: int = 2, epoch_id: str = "e2", host_id: str = HERE, proof: ProofKind | None = None) -> HostTaskSpec:
+    shown = None if proof is None else Proof(kind=proof, node="b", host_id="host-b", epoch=epoch, seq=4)
+    blocks: dict[Verb, object] = {
+        Verb.CREATE: CreateParameters(domain=domain()),
+        Verb.START: StartParameters(domain=domain()),
+        Verb.PREPARE: PrepareParameters(source="b", domain=domain(), bytes=1 << 20),
+        Verb.PREFLIGHT: PreflightParameters(target="b", target_host_id="host-b"),
+        Verb.SEAL: SealParameters(shutdown_timeout_seconds=60),
+        Verb.COPY: CopyParameters(target="b", target_host_id="host-b"),
+        Verb.ACTIVATE: ActivateParameters(domain=domain(), proof=shown),
+        Verb.DISCARD: DiscardParameters(mode=DiscardMode.TRASH),
+    }
+    reference = PlacementReference(name=UID, uid="placement-1")
+    bare = HostTaskSpec(node="a", host_id=host_id, verb=verb, epoch=epoch, epoch_id=epoch_id, seq=5, placement=reference)
+    return dataclasses.replace(bare, **{verb.lower(): blocks[verb]})
 
 
 def journal(role: Role, epoch: int = 2, epoch_id: str = "e2") -> Journal:
     return Journal(uid=UID, epoch=epoch, epoch_id=epoch_id, role=role, step=JournalStep(seq=1, verb=Verb.CREATE), domain=domain())
 
 
-def cell(role: Role, verb: Verb, at: str) -> str:
+def cell(role: Role, verb: Verb, at: str, proof: ProofKind | None = None) -> str:
     """What the table answers, in a word; `at`: the task's epoch is lower, the same or higher than the journal's."""
     epoch, epoch_id = {"lower": (1, "e1"), "same": (2, "e2"), "higher": (3, "e3")}[at]
     ids = ("e3", "e2", "e1")[3 - max(epoch, 2) :]  # the Placement is at the task's epoch, or at the journal's if that is higher
-    answer = host.answer(task(verb, epoch, epoch_id), None if role == Role.NONE else journal(role), lineage(*ids), HERE)
+    asked = task(verb, epoch, epoch_id, proof=proof)
+    answer = host.answer(asked, None if role == Role.NONE else journal(role), lineage(*ids), HERE)
     match answer:
         case Refuse():
             return "-" if answer.reason == reasons.REFUSED_BY_ROLE else answer.reason
         case Acknowledge():
+            if answer.note is not None:
+                assert (answer.note.epoch, answer.note.epoch_id, answer.note.role) == (epoch, epoch_id, Role.GONE)
             return f"ack {answer.state}"
+        case Act(effect=Effect.REACH):
+            assert answer.journal == journal(role)
+            return f"{answer.journal.role} {answer.effect}"
         case Act():
             assert (answer.journal.epoch, answer.journal.epoch_id, answer.journal.step.seq) == (epoch, epoch_id, 5)
             return f"{answer.journal.role} {answer.effect}"
 
 
-CREATE_NEW = ("INCOMING MakeDisks",) * 2
-REFUSED = ("-", "-")
+CELLS: dict[tuple[Role, Verb], tuple[str, str]] = {
+    (Role.NONE, Verb.CREATE): ("INCOMING MakeDisks", "INCOMING MakeDisks"),
+    (Role.NONE, Verb.PREPARE): ("INCOMING Reserve", "INCOMING Reserve"),
+    (Role.NONE, Verb.DISCARD): ("ack Gone", "ack Gone"),
+    (Role.GONE, Verb.CREATE): ("INCOMING MakeDisks", "INCOMING MakeDisks"),
+    (Role.GONE, Verb.PREPARE): ("INCOMING Reserve", "INCOMING Reserve"),
+    (Role.GONE, Verb.DISCARD): ("ack Gone", "ack Gone"),
+    (Role.INCOMING, Verb.CREATE): ("INCOMING MakeDisks", "-"),
+    (Role.INCOMING, Verb.PREPARE): ("-", "-"),  # without a source it is a Create's; with one, see below
+    (Role.ACTIVE, Verb.CREATE): ("ack Created", "-"),
+    (Role.ACTIVE, Verb.START): ("ACTIVE Start", "ACTIVE Start"),
+    (Role.ACTIVE, Verb.PREPARE): (reasons.UNABLE_TO_MIGRATE_TO_SELF, reasons.UNABLE_TO_MIGRATE_TO_SELF),
+    (Role.ACTIVE, Verb.PREFLIGHT): ("ACTIVE Reach", "ACTIVE Reach"),
+    (Role.ACTIVE, Verb.SEAL): ("-", "SEALING Stop"),
+    (Role.ACTIVE, Verb.ACTIVATE): ("ACTIVE Start", "ACTIVE Start"),
+    (Role.SEALING, Verb.SEAL): ("SEALING Stop", "SEALING Stop"),
+    (Role.SEALED, Verb.SEAL): ("ack Sealed", "-"),
+    (Role.SEALED, Verb.COPY): ("SEALED Send", "-"),
+    (Role.SEALED, Verb.DISCARD): ("DELETING Discard", "DELETING Discard"),
+    (Role.RELEASED, Verb.COPY): ("ack Released", "-"),
+    (Role.RELEASED, Verb.DISCARD): ("DELETING Discard", "DELETING Discard"),
+    (Role.DELETING, Verb.DISCARD): ("DELETING Discard", "DELETING Discard"),
+}
+"""What becomes of the copy at the journal's epoch, and at a higher one; all other cells refuse."""
 
-# role, (Create at same, higher), (Start at same, higher)
-CELLS = [
-    (Role.NONE, CREATE_NEW, REFUSED),
-    (Role.GONE, CREATE_NEW, REFUSED),
-    (Role.INCOMING, ("INCOMING MakeDisks", "-"), REFUSED),
-    (Role.ACTIVE, ("ack Created", "-"), ("ACTIVE Start", "ACTIVE Start")),
-    (Role.VERIFIED, REFUSED, REFUSED),
-    (Role.SEALING, REFUSED, REFUSED),
-    (Role.SEALED, REFUSED, REFUSED),
-    (Role.RELEASED, REFUSED, REFUSED),
-    (Role.DELETING, REFUSED, REFUSED),
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("verb", list(Verb))
+def test_the_table_says_for_every_role_and_verb_what_becomes_of_the_copy(role: Role, verb: Verb) -> None:
+    assert (cell(role, verb, "same"), cell(role, verb, "higher")) == CELLS.get((role, verb), ("-", "-"))
+
+
+PROOFS = [
+    pytest.param(Role.VERIFIED, None, "-", "-", id="target-without-proof"),
+    pytest.param(Role.VERIFIED, ProofKind.RELEASED, "ACTIVE Start", "-", id="target-whose-source-has-released"),
+    pytest.param(Role.VERIFIED, ProofKind.SEALED, "-", "-", id="target-with-the-proof-of-another-way"),
+    pytest.param(Role.INCOMING, ProofKind.RELEASED, "-", "-", id="target-whose-copy-is-not-whole"),
+    pytest.param(Role.RELEASED, None, "-", "-", id="source-without-proof"),
+    pytest.param(Role.RELEASED, ProofKind.RELEASED, "-", "-", id="source-with-its-own-word"),
+    pytest.param(Role.RELEASED, ProofKind.SEALED, "ACTIVE Start", "ACTIVE Start", id="source-whose-target-is-sealed"),
+    pytest.param(Role.RELEASED, ProofKind.FENCE, "ACTIVE Start", "ACTIVE Start", id="source-whose-target-is-fenced"),
+    pytest.param(Role.GONE, ProofKind.SEALED, "-", "-", id="nothing-here"),
 ]
 
 
-@pytest.mark.parametrize(("role", "create", "start"), CELLS, ids=[row[0] for row in CELLS])
-def test_the_table_says_for_every_role_and_verb_what_becomes_of_the_copy(
-    role: Role, create: tuple[str, ...], start: tuple[str, ...]
-) -> None:
-    assert tuple(cell(role, Verb.CREATE, at) for at in ("same", "higher")) == create
-    assert tuple(cell(role, Verb.START, at) for at in ("same", "higher")) == start
+@pytest.mark.parametrize(("role", "proof", "same", "higher"), PROOFS)
+def test_the_right_to_start_moves_only_with_its_proof(role: Role, proof: ProofKind | None, same: str, higher: str) -> None:
+    assert (cell(role, Verb.ACTIVATE, "same", proof), cell(role, Verb.ACTIVATE, "higher", proof)) == (same, higher)
 
 
-def test_every_role_is_in_the_table_of_this_test() -> None:
-    assert {row[0] for row in CELLS} == set(Role)
+@pytest.mark.parametrize(
+    ("guard", "role"), [("activate_needs_release", Role.VERIFIED), ("proof_of_seal", Role.RELEASED)], ids=["target", "source"]
+)
+def test_without_its_guard_a_copy_would_start_without_proof(monkeypatch: pytest.MonkeyPatch, guard: str, role: Role) -> None:
+    monkeypatch.setattr(guards, guard, lambda task: True)
+    assert cell(role, Verb.ACTIVATE, "same") == "ACTIVE Start"
+
+
+def test_a_prepared_copy_knows_who_may_fill_it_and_is_acknowledged_again_only_at_its_epoch() -> None:
+    answer = host.answer(task(Verb.PREPARE), None, lineage("e2", "e1"), HERE)
+    assert isinstance(answer, Act)
+    assert (answer.journal.source, answer.journal.domain) == ("b", domain())
+    assert host.answer(task(Verb.PREPARE), answer.journal, lineage("e2", "e1"), HERE) == Acknowledge(TaskState.PREPARED)
+    later = host.answer(task(Verb.PREPARE, 3, "e3"), answer.journal, lineage("e3", "e2", "e1"), HERE)
+    assert isinstance(later, Refuse)
+
+
+RECEIVED = [
+    pytest.param({}, (2, "e2", "b"), True, id="incoming"),
+    pytest.param({"role": Role.VERIFIED}, (2, "e2", "b"), True, id="whole-already"),
+    pytest.param({"role": Role.ACTIVE}, (2, "e2", "b"), False, id="active"),
+    pytest.param({"role": Role.GONE}, (2, "e2", "b"), False, id="gone"),
+    pytest.param({"source": None}, (2, "e2", "b"), False, id="a-creates-copy"),
+    pytest.param({}, (2, "e2", "c"), False, id="from-another-node"),
+    pytest.param({}, (1, "e1", "b"), False, id="of-a-lower-epoch"),
+    pytest.param({}, (3, "e3", "b"), False, id="of-a-higher-epoch"),
+    pytest.param({}, (2, "x2", "b"), False, id="of-another-history"),
+]
+
+
+@pytest.mark.parametrize(("kept", "sender", "expected"), RECEIVED)
+def test_a_copy_is_filled_only_by_its_source_at_its_epoch(kept: dict[str, object], sender: tuple[int, str, str], expected: bool) -> None:
+    mine = dataclasses.replace(journal(Role.INCOMING), **({"source": "b"} | kept))
+    refused = host.receive(mine, UID, *sender)
+    assert (refused is None) == expected
+    assert refused is None or refused.reason == reasons.NOT_INCOMING
+
+
+def test_where_nothing_was_prepared_nothing_is_received() -> None:
+    refused = host.receive(None, UID, 2, "e2", "b")
+    assert refused is not None
+    assert "holds none" in refused.message
+
+
+def test_a_discard_that_this_version_does_not_know_is_refused() -> None:
+    forget = dataclasses.replace(task(Verb.DISCARD), discard=DiscardParameters(mode=DiscardMode.FORGET))
+    answer = host.answer(forget, journal(Role.RELEASED), lineage("e2", "e1"), HERE)
+    assert isinstance(answer, Refuse)
+    assert "Forget" in answer.message
+
+
+def test_a_copy_that_is_gone_leaves_nothing_in_its_journal_but_its_epoch() -> None:
+    full = dataclasses.replace(
+        host.reserve(host.note_created(journal(Role.DELETING), "root.raw"), 9), disks={"root": JournalDisk(inode=9)}, source="b"
+    )
+    gone = host.bury(full)
+    assert gone == Journal(uid=UID, epoch=2, epoch_id="e2", role=Role.GONE, step=full.step)
+
+
+def test_what_a_copy_becomes_is_told_by_its_journal() -> None:
+    assert host.seal(journal(Role.SEALING)).role == Role.SEALED
+    assert host.release(journal(Role.SEALED)).role == Role.RELEASED
+    verified = host.verify(journal(Role.INCOMING), {"root": JournalDisk(inode=9, digest="d")})
+    assert (verified.role, verified.disks["root"].digest) == (Role.VERIFIED, "d")
 
 
 @pytest.mark.parametrize("role", [role for role in Role if role != Role.NONE])
@@ -137,8 +249,10 @@ def test_a_copy_that_was_gone_starts_from_an_empty_journal() -> None:
 
 @pytest.mark.parametrize("verb", list(Verb))
 def test_a_task_without_its_parameters_is_refused(verb: Verb) -> None:
-    bare = dataclasses.replace(task(verb), create=None, start=None)
-    answer = host.answer(bare, None if verb == Verb.CREATE else journal(Role.ACTIVE), lineage("e2", "e1"), HERE)
+    bare = dataclasses.replace(task(verb), **{verb.lower(): None})
+    acting = {Verb.CREATE: Role.NONE, Verb.PREPARE: Role.NONE, Verb.COPY: Role.SEALED, Verb.DISCARD: Role.SEALED, Verb.SEAL: Role.SEALING}
+    role = acting.get(verb, Role.ACTIVE)
+    answer = host.answer(bare, None if role == Role.NONE else journal(role), lineage("e2", "e1"), HERE)
     assert isinstance(answer, Refuse)
     assert answer.reason == reasons.INVALID_TASK
 

@@ -1,0 +1,254 @@
+"""Projections: what people are told of a Migration. Of all that, only `Finished` is ever read back."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kubeferry.api import reasons
+from kubeferry.api.meta import Condition, Status, with_condition
+from kubeferry.api.migration import DecisionValue, Migration, MigrationPhase, MigrationStatus, Transfer
+from kubeferry.api.placement import Direction, Outcome, PlacementSpec, Settled, StepState
+from kubeferry.api.task import HostTask, Verb
+from kubeferry.core import ledger, migration
+from kubeferry.core.observed import Observed
+from kubeferry.core.trouble import Trouble
+
+VM_APPEARS_WITHIN = timedelta(seconds=30)
+"""A Migration and its VM may be applied in one file, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """One condition, before it has a time."""
+
+    status: Status
+    reason: str
+    message: str = ""
+
+
+_WAITING = _Told(Status.FALSE, reasons.WAITING)
+_IN_PROGRESS = _Told(Status.FALSE, reasons.IN_PROGRESS)
+_DONE = _Told(Status.TRUE, reasons.DONE)
+_QUIET = _Told(Status.FALSE, reasons.AS_EXPECTED)
+
+_NOT_BEGUN: Mapping[str, _Told] = {
+    reasons.SCHEDULED: _WAITING,
+    reasons.PREPARED: _WAITING,
+    reasons.SOURCE_SEALED: _WAITING,
+    reasons.DISKS_COPIED: _WAITING,
+    reasons.TARGET_ACTIVE: _WAITING,
+    reasons.AWAITING_DECISION: _WAITING,
+    reasons.CONFIRM_BLOCKED: _QUIET,
+    reasons.CONFIRMED: _WAITING,
+    reasons.REVERTED: _WAITING,
+    reasons.NEEDS_ATTENTION: _QUIET,
+    reasons.FINISHED: _WAITING,
+    reasons.SUCCEEDED: _Told(Status.UNKNOWN, reasons.IN_PROGRESS),
+}
+"""Every condition, as it is told at the first visit."""
+
+
+def told(of: Migration, spec: PlacementSpec | None, observed: Observed, trouble: Trouble | None, now: datetime) -> MigrationStatus | None:
+    """The status of one of a VM's Migrations; None: it stays as it is.
+
+    Args:
+        of: the Migration.
+        spec: the VM's Placement; None: it has none yet.
+        observed: what was read.
+        trouble: what is wrong with the VM's tasks.
+        now: the time, in UTC.
+    """
+    if spec is not None and (entry := migration.settled(spec, of)) is not None:
+        return _ended(of, spec, entry, now)
+    if spec is not None and spec.lock is not None and spec.lock.uid == of.metadata.uid:
+        return _holding(of, spec, observed, trouble, now)
+    if migration.finished(of):
+        return None if of.status is None else _with(of, of.status.phase, {}, now)
+    if of.metadata.deletion_timestamp is not None:
+        return None
+    return _waiting(of, spec, observed, now)
+
+
+def without_vm(of: Migration, now: datetime) -> tuple[MigrationStatus | None, timedelta | None]:
+    """The status of a Migration that names a VM which was looked for and is not there; and when to look again."""
+    if migration.finished(of):
+        return (None if of.status is None else _with(of, of.status.phase, {}, now)), None
+    name = f"{of.metadata.namespace}/{of.spec.virtual_machine.name}"
+    message = f"there is no VirtualMachine {name}: see that the Migration is in the VM's namespace, and names it as it is called"
+    left = (of.metadata.creation_timestamp or now) + VM_APPEARS_WITHIN - now
+    if left > timedelta():
+        return _pending(of, reasons.VM_MISSING, message, now), left
+    return _failed(of, reasons.VM_MISSING, f"{message}. Nothing was touched", now), None
+
+
+def _waiting(of: Migration, spec: PlacementSpec | None, observed: Observed, now: datetime) -> MigrationStatus:
+    first = migration.next_in_line(spec, observed)
+    if spec is None:
+        return _pending(of, reasons.VM_NOT_READY, "the VM has no node yet", now)
+    if first is not None and first.metadata.uid != of.metadata.uid and spec.lock is None:
+        return _pending(of, reasons.BLOCKED_BY_MIGRATION, f"Migration {first.metadata.namespace}/{first.metadata.name} comes first", now)
+    if (obstacle := migration.obstacle(spec, observed)) is not None:
+        return _pending(of, obstacle.reason, obstacle.message, now)
+    choice = migration.chosen(observed, of)
+    if choice is not None and choice.node is None:
+        return _failed(of, reasons.NO_FEASIBLE_NODE, f"{choice.message}. Nothing was touched", now)
+    return _pending(of, reasons.IN_PROGRESS, "", now)
+
+
+def _pending(of: Migration, reason: str, message: str, now: datetime) -> MigrationStatus:
+    return _with(of, MigrationPhase.PENDING, {**_NOT_BEGUN, reasons.SCHEDULED: _Told(Status.FALSE, reason, message)}, now)
+
+
+def _failed(of: Migration, reason: str, message: str, now: datetime) -> MigrationStatus:
+    """A Migration that never held the lock: its outcome stands in its status alone."""
+    ends = {
+        reasons.SCHEDULED: _Told(Status.FALSE, reason, message),
+        reasons.FINISHED: _Told(Status.TRUE, reason, message),
+        reasons.SUCCEEDED: _Told(Status.FALSE, reason, message),
+    }
+    return _with(of, MigrationPhase.FAILED, {**_NOT_BEGUN, **ends}, now, finished_at=now)
+
+
+def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Trouble | None, now: datetime) -> MigrationStatus:
+    move = spec.move
+    if move is None:
+        raise ValueError("a Migration that holds the lock has a move")
+    back = move.direction == Direction.BACK
+    conditions = dict(_going_back(spec) if back else _going_forward(of, spec, observed))
+    conditions[reasons.SCHEDULED] = _Told(Status.TRUE, reasons.PLACED, f"from {move.source} to {move.target}")
+    conditions[reasons.NEEDS_ATTENTION] = _attention(spec, trouble)
+    conditions[reasons.FINISHED] = _IN_PROGRESS
+    conditions[reasons.SUCCEEDED] = _Told(Status.UNKNOWN, reasons.IN_PROGRESS)
+    status = _with(of, MigrationPhase.REVERTING if back else phase(spec), conditions, now)
+    return dataclasses.replace(
+        status,
+        epoch=spec.epoch,
+        virtual_machine_uid=spec.virtual_machine.uid,
+        source_node=move.source,
+        target_node=move.target,
+        decision=move.decision,
+        transfer=_transfer(of, spec, observed.tasks),
+        started_at=status.started_at or now,
+    )
+
+
+def phase(spec: PlacementSpec) -> MigrationPhase:
+    """How far the migration that holds the lock is."""
+    if spec.move is not None and spec.move.direction == Direction.BACK:
+        return MigrationPhase.REVERTING
+    if spec.move is not None and spec.move.awaiting_since is not None:
+        return MigrationPhase.AWAITING_DECISION
+    for verb, doing in (
+        (Verb.ACTIVATE, MigrationPhase.ACTIVATING),
+        (Verb.COPY, MigrationPhase.COPYING),
+        (Verb.SEAL, MigrationPhase.SEALING),
+    ):
+        if migration.state_of(spec, verb) is not None:
+            return doing
+    return MigrationPhase.PREPARING
+
+
+def _going_forward(of: Migration, spec: PlacementSpec, observed: Observed) -> Mapping[str, _Told]:
+    preparing = _progress(spec, Verb.PREPARE)
+    awaiting = spec.move is not None and spec.move.awaiting_since is not None
+    blocked = _QUIET
+    if awaiting and of.spec.decision == DecisionValue.CONFIRM and (obstacle := migration.confirm_obstacle(spec, observed)) is not None:
+        blocked = _Told(Status.TRUE, obstacle.reason, obstacle.message)
+    message = f"the VM runs on {spec.node_name}; set spec.decision to Confirm or Revert"
+    return {
+        **_NOT_BEGUN,
+        reasons.PREPARED: _progress(spec, Verb.PREFLIGHT) if preparing.status == Status.TRUE else preparing,
+        reasons.SOURCE_SEALED: _progress(spec, Verb.SEAL),
+        reasons.DISKS_COPIED: _progress(spec, Verb.COPY),
+        reasons.TARGET_ACTIVE: _progress(spec, Verb.ACTIVATE),
+        reasons.AWAITING_DECISION: _Told(Status.TRUE, reasons.NOT_DECIDED, message) if awaiting else _WAITING,
+        reasons.CONFIRM_BLOCKED: blocked,
+    }
+
+
+def _going_back(spec: PlacementSpec) -> Mapping[str, _Told]:
+    """What came before Back was told: it stays."""
+    decided = _Told(Status.FALSE, reasons.DECIDED, DecisionValue.REVERT)
+    return {
+        reasons.TARGET_ACTIVE: decided,
+        reasons.AWAITING_DECISION: decided,
+        reasons.CONFIRM_BLOCKED: _QUIET,
+        reasons.REVERTED: _progress(spec, Verb.SEAL) if migration.state_of(spec, Verb.SEAL) == StepState.FAILED else _IN_PROGRESS,
+    }
+
+
+def _progress(spec: PlacementSpec, verb: Verb) -> _Told:
+    step = ledger.last(spec, verb)
+    if step is None or step.epoch != spec.epoch:
+        return _WAITING
+    if step.state == StepState.SUCCEEDED:
+        return _DONE
+    if step.error is not None:
+        return _Told(Status.FALSE, step.error.reason, step.error.message)
+    return _Told(Status.FALSE, reasons.IN_PROGRESS, f"{verb} is asked of {step.node}")
+
+
+def _attention(spec: PlacementSpec, trouble: Trouble | None) -> _Told:
+    failure = migration.stopped(spec)
+    if failure is not None:
+        reason, seen = (
+            (reasons.INTERNAL_ERROR, "no reason told") if failure.error is None else (failure.error.reason, failure.error.message)
+        )
+        message = f"{failure.verb} on {failure.node} failed: {seen}. The migration has stopped here, and touches nothing more"
+        return _Told(Status.TRUE, reason, message)
+    return _QUIET if trouble is None else _Told(Status.TRUE, trouble.reason, trouble.message)
+
+
+def _transfer(of: Migration, spec: PlacementSpec, tasks: Iterable[HostTask]) -> Transfer | None:
+    """What the Copy has moved: from the ledger, from the task that runs, or as it was told last."""
+    step = ledger.last(spec, Verb.COPY)
+    if step is not None and step.epoch == spec.epoch:
+        if step.result is not None and step.result.bytes_copied is not None:
+            copied = step.result.bytes_copied
+            return Transfer(bytes_total=copied, bytes_done=copied, digest=step.result.digest)
+        running = next((t.status.progress for t in tasks if t.spec.seq == step.seq and t.status is not None), None)
+        if running is not None:
+            return Transfer(bytes_total=running.bytes_total, bytes_done=running.bytes_done)
+    return None if of.status is None else of.status.transfer
+
+
+def _ended(of: Migration, spec: PlacementSpec, entry: Settled, now: datetime) -> MigrationStatus:
+    """A Migration that has given up the lock. A Confirm ends only when the source's copy is gone."""
+    confirmed = entry.outcome == Outcome.CONFIRMED
+    discarding = [copy.node for copy in spec.copies if copy.discard is not None and copy.migration_uid == entry.migration_uid]
+    value = entry.decision.value if entry.decision is not None else entry.reason
+    conditions = {
+        reasons.AWAITING_DECISION: _Told(Status.FALSE, reasons.DECIDED, value),
+        reasons.CONFIRM_BLOCKED: _QUIET,
+        reasons.NEEDS_ATTENTION: _QUIET,
+    }
+    if confirmed and discarding:
+        doing = f"the copy on {', '.join(discarding)} is being discarded"
+        conditions |= {reasons.CONFIRMED: _Told(Status.FALSE, reasons.IN_PROGRESS, doing)}
+        status = _with(of, MigrationPhase.CONFIRMING, conditions, now)
+    else:
+        ends = _Told(Status.TRUE, entry.reason, entry.message)
+        won = Status.TRUE if confirmed else Status.FALSE
+        conditions |= {
+            reasons.CONFIRMED if confirmed else reasons.REVERTED: _Told(Status.TRUE, reasons.DONE, entry.message),
+            reasons.FINISHED: ends,
+            reasons.SUCCEEDED: _Told(won, entry.reason, entry.message),
+        }
+        phase = MigrationPhase.CONFIRMED if confirmed else MigrationPhase.REVERTED
+        status = _with(of, phase, conditions, now, finished_at=entry.time)
+    return dataclasses.replace(status, decision=entry.decision)
+
+
+def _with(
+    of: Migration, phase: MigrationPhase, conditions: Mapping[str, _Told], now: datetime, *, finished_at: datetime | None = None
+) -> MigrationStatus:
+    """What was told before, with this; every condition is of the newest generation, or `kubectl wait` would wait for it."""
+    before = of.status or MigrationStatus(phase=phase)
+    generation = of.metadata.generation
+    kept: tuple[Condition, ...] = tuple(dataclasses.replace(c, observed_generation=generation) for c in before.conditions)
+    for kind, c in conditions.items():
+        kept = with_condition(kept, kind, c.status, c.reason, c.message, generation, now)
+    return dataclasses.replace(
+        before, phase=phase, observed_generation=generation, conditions=kept, finished_at=before.finished_at or finished_at
+    )
