@@ -49,6 +49,28 @@ def node_status(host: str = "h1", **more: Any) -> dict[str, Any]:
     } | more
 
 
+def migration_body(name: str = "web-0-move", vm: str = "web-0", namespace: str = "shop") -> dict[str, Any]:
+    """A Migration as a person applies it."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Migration",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"virtualMachine": {"name": vm}},
+    }
+
+
+def node_body(name: str = "n1", ready: str = "True", **spec: Any) -> dict[str, Any]:
+    """A Node as its kubelet registers it, far from whole."""
+    conditions = [{"type": "MemoryPressure", "status": "False"}, {"type": "Ready", "status": ready, "reason": "KubeletReady"}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {"podCIDR": "10.0.0.0/24"} | spec,
+        "status": {"conditions": conditions, "capacity": {"cpu": "4", "memory": "8Gi"}},
+    }
+
+
 def first_spec(vm: VirtualMachine) -> PlacementSpec:
     """The Placement that core decides on for a protected VM, on a healthy node n1."""
     host = Host("n1", load(ComputeNodeStatus, node_status()), lease_fresh=True)

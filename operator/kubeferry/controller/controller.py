@@ -8,6 +8,7 @@ from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.names import CONTROLLER_ACCOUNT
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
+from kubeferry.controller.placer import Placer
 from kubeferry.controller.reconcile import Reconciler
 from kubeferry.controller.relist import Relister
 from kubeferry.controller.settings import ControllerSettings
@@ -43,7 +44,8 @@ class Controller:
         self._leases = LeaseWatch()
         self._relister = Relister(self._cluster, self._store)
         gatherer = Gatherer(self._cluster, self._store, self._leases, boottime)
-        reconciler = Reconciler(gatherer, step, Executor(self._cluster, self._store))
+        scheduler = Placer(self._store, self._leases, boottime)
+        reconciler = Reconciler(gatherer, step, Executor(self._cluster, self._store), scheduler)
         self._vms = WorkQueue(reconciler.reconcile, clock)
         self._chores = WorkQueue(self._do_chore, clock, longest_retry=RENEWED_EVERY)
 

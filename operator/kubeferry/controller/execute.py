@@ -1,18 +1,23 @@
 """All writes of a pass, in the order that makes each safe to be the last: Placement, then tasks, then what is told to people."""
 
 from collections.abc import Awaitable
+from typing import TypeVar
 
 import structlog
 
 from kubeferry.api.meta import Meta
+from kubeferry.api.migration import Migration
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask
-from kubeferry.api.virtualmachine import VirtualMachine, VirtualMachineStatus
+from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.store import Store
-from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, VmDecision
+from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, TellMigration, VmDecision
 from kubeferry.kube.client import Cluster, owner_reference
 from kubeferry.kube.errors import AlreadyExists, Conflict, NotFound, Unreadable
+
+W = TypeVar("W", VirtualMachine, Migration)
+"""What people apply: we write its status and one finalizer."""
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +39,10 @@ class Executor:
         """
         vm, placement = observed.vm, observed.placement
         if decision.protect and vm is not None:
-            await self._set_finalizers(vm, (*vm.metadata.finalizers, FINALIZER))
+            await self._protect(VirtualMachine, vm)
+            return True
+        if decision.protect_migration is not None:
+            await self._protect(Migration, decision.protect_migration)
             return True
         if decision.placement is not None:
             await self._write_placement(observed, decision.placement)
@@ -45,13 +53,28 @@ class Executor:
         for task in observed.tasks:
             if task.metadata.name in decision.forget:
                 await self._forget(task)
-        if vm is None:
-            return False
-        if decision.status is not None and decision.status != vm.status and not await self._tell(vm, decision.status):
+        return await self._tell_people(vm, decision)
+
+    async def _tell_people(self, vm: VirtualMachine | None, decision: VmDecision) -> bool:
+        """Write the projections, then let go what they have told of; whether one was written by another meanwhile."""
+        news = vm is not None and decision.status is not None and decision.status != vm.status
+        if vm is not None and news and not await self._tell(VirtualMachine, vm, decision.status):
             return True
-        if decision.release:
-            return not await self._set_finalizers(vm, tuple(f for f in vm.metadata.finalizers if f != FINALIZER))
-        return False
+        for told in decision.migrations:
+            if not await self.tell_migration(told):
+                return True
+        released = [await self._release(Migration, done) for done in decision.release_migrations]
+        if vm is not None and decision.release:
+            released.append(await self._release(VirtualMachine, vm))
+        return not all(released)
+
+    async def tell_migration(self, told: TellMigration) -> bool:
+        """Write a Migration's status; whether it still was the one that was observed.
+
+        Raises:
+            kubeferry.kube.errors.KubeError: the write failed.
+        """
+        return await self._tell(Migration, told.migration, told.status)
 
     async def _write_placement(self, observed: Observed, action: CreatePlacement | ReplacePlacement) -> None:
         match action, observed.placement:
@@ -101,33 +124,39 @@ class Executor:
             log.debug("task was gone already", task=task.metadata.name)
         self._store.drop(HostTask, ("", task.metadata.name), task.metadata.uid)
 
-    async def _tell(self, vm: VirtualMachine, status: VirtualMachineStatus) -> bool:
-        return await self._write_vm(vm, self._cluster.swap_status(VirtualMachine, vm.metadata, status))
+    async def _tell(self, kind: type[W], read: W, status: object) -> bool:
+        return await self._write(kind, read, self._cluster.swap_status(kind, read.metadata, status))
 
-    async def _set_finalizers(self, vm: VirtualMachine, finalizers: tuple[str, ...]) -> bool:
-        return await self._write_vm(vm, self._cluster.patch_finalizers(VirtualMachine, vm.metadata, finalizers))
+    async def _protect(self, kind: type[W], read: W) -> bool:
+        return await self._set_finalizers(kind, read, (*read.metadata.finalizers, FINALIZER))
 
-    async def _write_vm(self, vm: VirtualMachine, request: Awaitable[VirtualMachine]) -> bool:
-        """Whether the VM was still the one that was observed; if not, the Store gets what is there now."""
+    async def _release(self, kind: type[W], read: W) -> bool:
+        return await self._set_finalizers(kind, read, tuple(f for f in read.metadata.finalizers if f != FINALIZER))
+
+    async def _set_finalizers(self, kind: type[W], read: W, finalizers: tuple[str, ...]) -> bool:
+        return await self._write(kind, read, self._cluster.patch_finalizers(kind, read.metadata, finalizers))
+
+    async def _write(self, kind: type[W], read: W, request: Awaitable[W]) -> bool:
+        """Whether the object still was the one that was observed; if not, the Store gets what is there now."""
         try:
             written = await request
         except (Conflict, NotFound) as other:
-            log.info("virtual machine was written by another: deciding anew", cause=str(other))
-            await self._read_again(vm)
+            log.info("object was written by another: deciding anew", kind=kind.__name__, cause=str(other))
+            await self._read_again(kind, read)
             return False
         if written.metadata.deletion_timestamp is not None and not written.metadata.finalizers:
-            self._drop(vm)  # that was the last finalizer: it is gone
+            self._drop(kind, read)  # that was the last finalizer: it is gone
         else:
             self._store.remember(written)
         return True
 
-    async def _read_again(self, vm: VirtualMachine) -> None:
+    async def _read_again(self, kind: type[W], read: W) -> None:
         try:
-            there = await self._cluster.get(VirtualMachine, vm.metadata.name, vm.metadata.namespace)
+            there = await self._cluster.get(kind, read.metadata.name, read.metadata.namespace)
         except NotFound:
-            self._drop(vm)
+            self._drop(kind, read)
         else:
             self._store.remember(there)
 
-    def _drop(self, vm: VirtualMachine) -> None:
-        self._store.drop(VirtualMachine, (vm.metadata.namespace, vm.metadata.name), vm.metadata.uid)
+    def _drop(self, kind: type[W], read: W) -> None:
+        self._store.drop(kind, (read.metadata.namespace, read.metadata.name), read.metadata.uid)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+from kubeferry.api.migration import Migration
 from kubeferry.api.placement import Placement
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.store import Store
+from kubeferry.core.migration import finished
 from kubeferry.core.observed import Host, Observed
-from kubeferry.kube.client import Cluster
+from kubeferry.kube.client import Cluster, S
 from kubeferry.kube.errors import NotFound
 from kubeferry.kube.leases import LeaseWatch
 
@@ -31,13 +33,41 @@ class Gatherer:
         """
         placement = await self._placement(uid)
         vm = await self._vm(uid, placement)
-        return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=self._hosts())
+        # After the Placement: of a Migration whose outcome is no longer in it, this read tells that it has finished.
+        migrations = () if vm is None else await self._migrations(vm.metadata.namespace, vm.metadata.name)
+        return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=self._hosts(), migrations=migrations)
 
-    async def _placement(self, uid: str) -> Placement | None:
+    async def without_vm(self, namespace: str, name: str) -> tuple[Migration, ...]:
+        """The Migrations that name a VM which is not there; none, if it is: then they are gathered with it.
+
+        Raises:
+            kubeferry.kube.errors.KubeError: a read failed.
+        """
+        if self._store.vm_named(namespace, name) is None and await self._get(VirtualMachine, name, namespace) is None:
+            return self._store.migrations(namespace, name)
+        return ()
+
+    async def _migrations(self, namespace: str, vm_name: str) -> tuple[Migration, ...]:
+        """Those that name the VM, the oldest first; each that has not finished is read live."""
+        seen = self._store.migrations(namespace, vm_name)
+        read = [m if finished(m) else await self._newest(m) for m in seen]
+        return tuple(m for m in read if m is not None)
+
+    async def _newest(self, seen: Migration) -> Migration | None:
+        there = await self._get(Migration, seen.metadata.name, seen.metadata.namespace)
+        if there is None or there.metadata.uid != seen.metadata.uid:  # another of that name comes by its own event
+            return None
+        self._store.remember(there)
+        return there
+
+    async def _get(self, kind: type[S], name: str, namespace: str) -> S | None:
         try:
-            return await self._cluster.get(Placement, uid)
+            return await self._cluster.get(kind, name, namespace)
         except NotFound:
             return None
+
+    async def _placement(self, uid: str) -> Placement | None:
+        return await self._get(Placement, uid, "")
 
     async def _vm(self, uid: str, placement: Placement | None) -> VirtualMachine | None:
         """The VM: as watching has seen it where it is placed, else read live.
@@ -54,11 +84,8 @@ class Gatherer:
             name, namespace = placement.spec.virtual_machine.name, placement.spec.virtual_machine.namespace
         else:
             return None
-        try:
-            vm = await self._cluster.get(VirtualMachine, name, namespace)
-        except NotFound:
-            return None
-        return vm if vm.metadata.uid == uid else None
+        vm = await self._get(VirtualMachine, name, namespace)
+        return vm if vm is not None and vm.metadata.uid == uid else None
 
     def _hosts(self) -> tuple[Host, ...]:
         now = self._clock()

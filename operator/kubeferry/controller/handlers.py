@@ -4,7 +4,6 @@ from typing import Any
 
 import kopf
 
-from kubeferry.api.names import GROUP, VERSION
 from kubeferry.controller.controller import Controller
 from kubeferry.controller.store import KINDS
 from kubeferry.kube import operator
@@ -28,6 +27,8 @@ def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
 
 
 def _watch(registry: kopf.OperatorRegistry, controller: Controller, kind: type[Stored]) -> None:
-    @kopf.on.event(GROUP, VERSION, endpoint(kind).plural, registry=registry)
+    served = endpoint(kind)
+
+    @kopf.on.event(served.group, served.version, served.plural, registry=registry)
     async def event(event: kopf.RawEvent, **_: Any) -> None:
         controller.saw(kind, event)

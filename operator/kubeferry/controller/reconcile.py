@@ -1,16 +1,19 @@
 """One pass for one VM: gather, decide, execute."""
 
+import asyncio
 import dataclasses
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
-from kubeferry.core.observed import Observed, Stranger, VmDecision
+from kubeferry.core.observed import Choice, Observed, Place, Stranger, TellMigration, VmDecision
+from kubeferry.core.project_migration import without_vm
 
 Step = Callable[[Observed, datetime, str], VmDecision]
 """`core.vm.step`."""
@@ -20,20 +23,33 @@ AT_ONCE = timedelta()
 log = structlog.get_logger(__name__)
 
 
-class Reconciler:
-    """The work queue's handler; a key is a VM's uid."""
+class SchedulingPass(Protocol):
+    """Chooses nodes."""
 
-    def __init__(self, gatherer: Gatherer, step: Step, executor: Executor) -> None:
+    def place(self, place: Place) -> Choice:
+        """The node for a Migration, as things stand now."""
+
+
+class Reconciler:
+    """The work queue's handler; a key is a VM's uid, or namespace and name of a VM that Migrations name and nobody knows."""
+
+    def __init__(self, gatherer: Gatherer, step: Step, executor: Executor, scheduler: SchedulingPass) -> None:
         self._gatherer = gatherer
         self._step = step
         self._executor = executor
+        self._scheduler = scheduler
+        self._passes = asyncio.Lock()
 
-    async def reconcile(self, uid: str) -> timedelta | None:
+    async def reconcile(self, key: str) -> timedelta | None:
         """Bring one VM a step further; when to look at it again, whatever happens.
 
         Raises:
             kubeferry.kube.errors.KubeError: a request failed.
         """
+        namespace, slash, name = key.partition("/")
+        return await (self._reconcile_without_vm(namespace, name) if slash else self._reconcile_vm(key))
+
+    async def _reconcile_vm(self, uid: str) -> timedelta | None:
         with bound_contextvars(vm_uid=uid):
             observed = await self._gatherer.gather(uid)
             with bound_contextvars(**_names(observed)):
@@ -43,10 +59,31 @@ class Reconciler:
 
     async def _decide(self, observed: Observed) -> timedelta | None:
         decision = self._step(observed, datetime.now(UTC), str(uuid.uuid4()))
+        if decision.place is None:
+            return await self._carry_out(observed, decision)
+        async with self._passes:  # each pass sees what the one before has written
+            choice = self._scheduler.place(decision.place)
+            observed = dataclasses.replace(observed, choice=choice)
+            return await self._carry_out(observed, self._step(observed, datetime.now(UTC), str(uuid.uuid4())))
+
+    async def _carry_out(self, observed: Observed, decision: VmDecision) -> timedelta | None:
         met = await self._executor.execute(observed, decision)
         if isinstance(met, Stranger):  # core asks no more for what it stands in the way of, so this comes to an end
             return await self._decide(dataclasses.replace(observed, strangers=(*observed.strangers, met)))
         return AT_ONCE if met else decision.requeue_after
+
+    async def _reconcile_without_vm(self, namespace: str, name: str) -> timedelta | None:
+        waits: list[timedelta] = []
+        for migration in await self._gatherer.without_vm(namespace, name):
+            status, wait = without_vm(migration, datetime.now(UTC))
+            if (
+                status is not None
+                and status != migration.status
+                and not await self._executor.tell_migration(TellMigration(migration, status))
+            ):
+                return AT_ONCE
+            waits += [] if wait is None else [wait]
+        return min(waits, default=None)
 
 
 def _names(observed: Observed) -> dict[str, object]:
@@ -57,4 +94,5 @@ def _names(observed: Observed) -> dict[str, object]:
     if observed.placement is not None:
         spec = observed.placement.spec
         names |= {"vm": f"{spec.virtual_machine.namespace}/{spec.virtual_machine.name}", "node": spec.node_name, "epoch": spec.epoch}
+        names |= {} if spec.lock is None else {"migration": f"{spec.lock.namespace}/{spec.lock.name}"}
     return names

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import structlog
 from pydantic import ValidationError
 
 from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.meta import Meta
+from kubeferry.api.migration import Migration
 from kubeferry.api.model import load
+from kubeferry.api.node import Node
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
@@ -17,11 +20,11 @@ from kubeferry.kube.client import Stored
 from kubeferry.kube.server import Body
 
 Keys = frozenset[str]
-"""Keys of the work queue: uids of VMs."""
+"""Keys of the work queue: a VM's uid, or NAMESPACE/NAME of one that Migrations name and nobody has seen."""
 Place = tuple[str, str]
 """Namespace and name."""
 
-KINDS: tuple[type[Stored], ...] = (VirtualMachine, Placement, HostTask, ComputeNode)
+KINDS: tuple[type[Stored], ...] = (VirtualMachine, Placement, HostTask, ComputeNode, Migration, Node)
 """What is watched."""
 
 log = structlog.get_logger(__name__)
@@ -34,6 +37,8 @@ class PlacedOn:
     metadata: Meta
     nodes: frozenset[str]
     """The node that may start the VM, and every node that may hold a copy."""
+    memory: int
+    """Bytes that each copy holds: what the VM runs with or what it is to run with, whichever is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +63,24 @@ class Store:
         self._tasks = Index()  # task -> its VM
         self._sources = Index()  # VM -> the nodes where its hostPath sources lie
         self._placed = Index()  # VM -> the nodes that its Placement names
+        self._migrations = Index()  # Migration -> its VM, both as NAMESPACE/NAME
         self.unreadable: dict[tuple[type[Stored], Place], Unreadable] = {}
         """Objects that nothing is done with until they change: their bodies break the model."""
 
     def vm(self, uid: str) -> VirtualMachine | None:
         """The VM of that uid."""
         return self._vms.get(uid)
+
+    def vm_named(self, namespace: str, name: str) -> VirtualMachine | None:
+        """The VM of that name."""
+        found = self._objects[VirtualMachine].get((namespace, name))
+        return found if isinstance(found, VirtualMachine) else None
+
+    def migrations(self, namespace: str, vm_name: str) -> tuple[Migration, ...]:
+        """The Migrations that name a VM, the oldest first; equals by name."""
+        named = (key.partition("/")[2] for key in self._migrations.naming(f"{namespace}/{vm_name}"))
+        found = (self._objects[Migration][namespace, name] for name in named)
+        return tuple(sorted((each for each in found if isinstance(each, Migration)), key=_age))
 
     def tasks(self, vm_uid: str) -> tuple[HostTask, ...]:
         """The HostTasks of a VM, by name."""
@@ -73,6 +90,16 @@ class Store:
     def hosts(self) -> tuple[ComputeNode, ...]:
         """Every ComputeNode, by name."""
         return tuple(self._hosts[name] for name in sorted(self._hosts))
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Every Node, by name."""
+        found = self._objects[Node]
+        return tuple(node for place in sorted(found) if isinstance(node := found[place], Node))
+
+    def memory_held(self, node: str) -> int:
+        """Bytes of memory that Placements hold on a node: a VM on the move holds them on both until its discard is acknowledged."""
+        placements = (self._objects[Placement]["", uid] for uid in self._placed.naming(node))
+        return sum(each.memory for each in placements if isinstance(each, PlacedOn))
 
     def known(self, kind: type[Stored]) -> Mapping[Place, str]:
         """The uid of every object of that kind that is held, the unreadable ones too."""
@@ -114,7 +141,7 @@ class Store:
             if now == was or (now < was and not anyway):
                 return frozenset()
         keys = self._take(kind, place) | self._keys(value)
-        self._objects[kind][place] = PlacedOn(value.metadata, _nodes(value)) if isinstance(value, Placement) else value
+        self._objects[kind][place] = _kept(value) if isinstance(value, Placement) else value
         self._enter(value)
         return keys
 
@@ -130,7 +157,9 @@ class Store:
         held = self._objects[kind].get(place)
         if held is None or held.metadata.uid != uid:
             return frozenset()
-        return self._take(kind, place)
+        # Its Migrations are looked at by its name, now that it has no uid any more.
+        left = {"/".join(place)} if kind is VirtualMachine and self.migrations(*place) else frozenset()
+        return self._take(kind, place) | left
 
     def _refuse(self, kind: type[Stored], place: Place, found: Unreadable) -> Keys:
         self.unreadable[kind, place] = found
@@ -159,6 +188,8 @@ class Store:
                 self._tasks.remove(held.metadata.name)
             case ComputeNode():
                 del self._hosts[held.metadata.name]
+            case Migration():
+                self._migrations.remove("/".join(place))
         return keys
 
     def _enter(self, value: Stored) -> None:
@@ -174,6 +205,8 @@ class Store:
                 self._tasks.put(value.metadata.name, (value.spec.placement.name,))
             case ComputeNode():
                 self._hosts[value.metadata.name] = value
+            case Migration():
+                self._migrations.put(f"{value.metadata.namespace}/{value.metadata.name}", (_moved(value),))
 
     def _keys(self, value: Stored) -> Keys:
         match value:
@@ -184,6 +217,11 @@ class Store:
             case ComputeNode():
                 told = value.status.inventory if value.status is not None else ()
                 return self.concerned(value.metadata.name) | {item.uid for item in told if item.uid in self._vms}
+            case Migration():
+                vm = self.vm_named(value.metadata.namespace, value.spec.virtual_machine.name)
+                return frozenset({vm.metadata.uid if vm is not None else _moved(value)})
+            case Node():  # what it tells is looked at when a pass is run
+                return frozenset()
             case _:  # a Placement bears the uid of its VM as its name
                 return frozenset({value.metadata.name})
 
@@ -191,6 +229,20 @@ class Store:
 def _place(body: Body) -> Place:
     metadata = body["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
+
+
+def _moved(migration: Migration) -> str:
+    """The VM that a Migration names, as NAMESPACE/NAME."""
+    return f"{migration.metadata.namespace}/{migration.spec.virtual_machine.name}"
+
+
+def _age(migration: Migration) -> tuple[datetime, str]:
+    return migration.metadata.creation_timestamp or datetime.max.replace(tzinfo=UTC), migration.metadata.name
+
+
+def _kept(placement: Placement) -> PlacedOn:
+    domain, move = placement.spec.domain, placement.spec.move
+    return PlacedOn(placement.metadata, _nodes(placement), max(domain.memory, move.domain.memory if move is not None else 0))
 
 
 def _nodes(placement: Placement) -> frozenset[str]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from kubeferry.api.meta import Meta
 from kubeferry.api.model import adapter, dump, load
 from kubeferry.api.names import API_VERSION, GROUP, VERSION
+from kubeferry.api.node import Node
 from kubeferry.api.resources import BY_MODEL
 from kubeferry.kube.errors import Unreadable
 from kubeferry.kube.server import Body, Endpoint, PatchType, Ref, Server
@@ -38,9 +39,14 @@ class Page:
     items: Sequence[Body]
 
 
+_NODES = Endpoint(group="", version="v1", plural="nodes", kind="Node", namespaced=False)
+
+
 @cache
 def endpoint(kind: type[Stored]) -> Endpoint:
-    """Where one of our kinds is served."""
+    """Where one of our kinds, or Node, is served."""
+    if kind is Node:
+        return _NODES
     resource = BY_MODEL[kind]
     return Endpoint(group=GROUP, version=VERSION, plural=resource.plural, kind=resource.kind, namespaced=resource.namespaced)
 

@@ -58,11 +58,14 @@ async def require_kinds(cluster: Cluster, kinds: Sequence[type[Stored]]) -> None
         kopf.TemporaryError: the API server does not answer yet.
     """
     for kind in kinds:
-        name = f"{endpoint(kind).plural}.{GROUP}"
+        served = endpoint(kind)
         with told_to_kopf():
             try:
                 await anext(cluster.pages(kind, limit=1))
             except errors.NotFound:
+                if served.group != GROUP:  # a Node, on an API server that is no whole cluster: our manifests bring none
+                    raise
+                name = f"{served.plural}.{GROUP}"
                 raise kopf.PermanentError(f"the cluster has no {name}: install them with `kubectl apply -f manifests/crds.yaml`") from None
 
 

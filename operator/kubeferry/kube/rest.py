@@ -1,6 +1,6 @@
 """Requests to a real API server, by the official asynchronous client.
 
-Only its CustomObjectsApi is used, for Leases too: the typed modules of Core and Coordination cost another 25 MiB.
+Only its CustomObjectsApi is used, for Leases and Nodes too: the typed modules of Core and Coordination cost another 25 MiB.
 """
 
 import asyncio
@@ -38,6 +38,15 @@ _BY_STATUS: Mapping[int, type[errors.KubeError]] = {
 }
 
 
+class _Client(ApiClient):
+    """Serves the core group to CustomObjectsApi, which knows the paths of the named groups alone."""
+
+    async def param_serialize(self, method: str, resource_path: str, path_params: Any = None, *args: Any, **more: Any) -> Any:
+        if path_params and path_params.get("group") == "":
+            resource_path = resource_path.replace("/apis/{group}/", "/api/")
+        return await super().param_serialize(method, resource_path, path_params, *args, **more)
+
+
 class RestServer:
     """A `Server` over HTTPS."""
 
@@ -62,7 +71,7 @@ class RestServer:
         except config.ConfigException as error:
             where = f"{KUBECONFIG}={path}" if path else f"{KUBECONFIG} is not set, and the pod's service account can't be used"
             raise errors.NotConfigured(f"{where}: {error}") from error
-        client = ApiClient(settings)
+        client = _Client(settings)
         client.user_agent = f"kubeferry/{__version__}"  # its first word is the field manager of creates and replaces
         return cls(client)
 

@@ -1,4 +1,4 @@
-"""The API server as raw requests on custom resources: what `Cluster` is built on, and what tests stand in for."""
+"""The API server as raw requests: what `Cluster` is built on, and what tests stand in for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ class Endpoint:
     """Where a kind is served."""
 
     group: str
+    """Empty: core."""
     version: str
     plural: str
     kind: str
@@ -22,7 +23,7 @@ class Endpoint:
     @property
     def api_version(self) -> str:
         """As objects tell it."""
-        return f"{self.group}/{self.version}"
+        return f"{self.group}/{self.version}" if self.group else self.version
 
 
 @dataclass(frozen=True, slots=True)

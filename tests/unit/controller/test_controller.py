@@ -23,6 +23,7 @@ from kubeferry.controller import controller as module
 from kubeferry.controller.controller import Controller
 from kubeferry.controller.handlers import register
 from kubeferry.controller.settings import ControllerSettings
+from kubeferry.controller.store import KINDS
 from kubeferry.kube.client import Cluster, Stored, endpoint
 from kubeferry.kube.errors import Forbidden, NotFound, Unavailable
 from kubeferry.kube.leases import renew_lease
@@ -285,7 +286,7 @@ async def test_kopf_is_given_nothing_but_startup_cleanup_login_and_events(contro
     activities = sorted(handler.id for handler in registry._activities.get_all_handlers())
     assert activities == ["login", "start", "stop"]
     watched = sorted(str(handler.selector) for handler in registry._watching.get_all_handlers())
-    assert len(watched) == 4
+    assert len(watched) == len(KINDS)
     assert not [*registry._changing.get_all_handlers(), *registry._spawning.get_all_handlers(), *registry._indexing.get_all_handlers()]
 
 
@@ -296,7 +297,8 @@ async def test_each_kinds_events_reach_the_controller_as_that_kind(controller: C
     register(registry, controller)
     for handler in registry._watching.get_all_handlers():
         await handler.fn(event={"type": None})  # type: ignore[call-arg, misc, typeddict-item]
-    assert [kind.__name__ for kind, _ in seen] == ["VirtualMachine", "Placement", "HostTask", "ComputeNode"]
+    assert [kind for kind, _ in seen] == list(KINDS)
+    assert {kind.__name__ for kind in KINDS} == {"VirtualMachine", "Placement", "HostTask", "ComputeNode", "Migration", "Node"}
 
 
 def test_settings_are_written_in_camel_case() -> None:

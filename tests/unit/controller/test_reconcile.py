@@ -1,5 +1,6 @@
 """One pass: what becomes of a decision's `requeue_after`, and of a stranger that it met."""
 
+import asyncio
 import dataclasses
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ from samples import first_spec, node_status, vm_body
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.meta import Condition, Meta, condition
+from kubeferry.api.migration import Migration
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Placement
@@ -17,13 +19,30 @@ from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
-from kubeferry.controller.reconcile import AT_ONCE, Reconciler
+from kubeferry.controller.reconcile import AT_ONCE, Reconciler, Step
 from kubeferry.controller.store import Store
 from kubeferry.core import ledger, vm
-from kubeferry.core.observed import Observed, VmDecision
+from kubeferry.core.observed import Choice, Observed, Place, VmDecision
 from kubeferry.kube.client import Cluster, endpoint
 from kubeferry.kube.leases import LeaseWatch
 from kubeferry.kube.server import Ref
+
+
+class Chooser:
+    """A scheduling pass that answers with the same node, and tells how many passes run at a time."""
+
+    def __init__(self, node: str | None) -> None:
+        self.node = node
+        self.asked: list[Place] = []
+
+    def place(self, place: Place) -> Choice:
+        self.asked.append(place)
+        return Choice(place.migration_uid, self.node, "why")
+
+
+def made_of(cluster: Cluster, store: Store, leases: LeaseWatch, step: Step, chooser: Chooser | None = None) -> Reconciler:
+    return Reconciler(Gatherer(cluster, store, leases, lambda: 1.0), step, Executor(cluster, store), chooser or Chooser(None))
+
 
 SOON = timedelta(seconds=10)
 
@@ -46,7 +65,7 @@ async def test_when_a_vm_is_looked_at_again(
         ids.append(fresh_id)
         return decision
 
-    reconciler = Reconciler(Gatherer(cluster, store, LeaseWatch(), lambda: 0.0), step, Executor(cluster, store))
+    reconciler = made_of(cluster, store, LeaseWatch(), step)
     assert await reconciler.reconcile(vm.metadata.uid) == again
     assert ids
     assert ids != [""]
@@ -69,7 +88,7 @@ def reconciler(cluster: Cluster, store: Store) -> Reconciler:
     leases = LeaseWatch()
     for beat in range(2):
         leases.saw({"n1": str(beat)}, beat)
-    return Reconciler(Gatherer(cluster, store, leases, lambda: 1.0), vm.step, Executor(cluster, store))
+    return made_of(cluster, store, leases, vm.step)
 
 
 def attention(server: FakeServer) -> Condition:
@@ -100,3 +119,80 @@ async def test_a_stranger_that_bears_a_tasks_name_is_told_until_it_is_gone(
     await reconciler.reconcile(uid)
     assert load(HostTask, server.objects[ref]).spec == task.spec
     assert (attention(server).status, attention(server).reason) == ("False", reasons.AS_EXPECTED)
+
+
+PLACE = Place(migration_uid="m-1", vm_uid="vm-1", source="n1", target=None, attempted=frozenset(), holders=frozenset(), memory=1)
+
+
+async def test_a_node_that_is_asked_for_is_chosen_by_the_pass_and_decided_with(server: FakeServer, cluster: Cluster, store: Store) -> None:
+    vm = load(VirtualMachine, await server.create(Ref(endpoint(VirtualMachine), "web-0", "shop"), vm_body()))
+    store.remember(vm)
+    chosen: list[Choice | None] = []
+
+    def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
+        chosen.append(observed.choice)
+        return VmDecision(place=PLACE) if observed.choice is None else VmDecision(requeue_after=SOON)
+
+    chooser = Chooser("n2")
+    assert await made_of(cluster, store, LeaseWatch(), step, chooser).reconcile(vm.metadata.uid) == SOON
+    assert chosen == [None, Choice("m-1", "n2", "why")]
+    assert chooser.asked == [PLACE]
+
+
+async def test_a_pass_waits_until_the_one_before_has_written(server: FakeServer, cluster: Cluster, store: Store) -> None:
+    uids = []
+    for name in ("web-0", "web-1"):
+        made = load(VirtualMachine, await server.create(Ref(endpoint(VirtualMachine), name, "shop"), vm_body(name)))
+        store.remember(made)
+        uids.append(made.metadata.uid)
+    order: list[str] = []
+
+    class Noting(Chooser):
+        def place(self, place: Place) -> Choice:
+            order.append("pass")
+            return super().place(place)
+
+    def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
+        return VmDecision(place=PLACE) if observed.choice is None else VmDecision(protect=True)
+
+    reconciler = made_of(cluster, store, LeaseWatch(), step, Noting("n2"))
+    executor = reconciler._executor
+    real = executor.execute
+
+    async def execute(observed: Observed, decision: VmDecision) -> object:
+        await asyncio.sleep(0)  # lets the other go as far as it can
+        done = await real(observed, decision)
+        order.append("written")
+        return done
+
+    executor.execute = execute  # type: ignore[method-assign, assignment]
+    await asyncio.gather(*(reconciler.reconcile(uid) for uid in uids))
+    assert order == ["pass", "written", "pass", "written"]
+
+
+async def migration(server: FakeServer, cluster: Cluster, store: Store) -> Migration:
+    body = {"apiVersion": "kubeferry.io/v1alpha1", "kind": "Migration", "metadata": {"name": "move", "namespace": "shop"}}
+    ref = Ref(endpoint(Migration), "move", "shop")
+    made = load(Migration, await server.create(ref, body | {"spec": {"virtualMachine": {"name": "web-0"}}}))
+    store.remember(made)
+    return made
+
+
+async def test_a_migration_whose_vm_is_missing_is_told_so(server: FakeServer, cluster: Cluster, store: Store) -> None:
+    await migration(server, cluster, store)
+    reconciler = made_of(cluster, store, LeaseWatch(), vm.step)
+    for _ in range(2):  # it was created long ago
+        assert await reconciler.reconcile("shop/web-0") is None
+    assert server.requests.count("patch status of Migration shop/move") == 1
+    told = load(Migration, server.objects[Ref(endpoint(Migration), "move", "shop")]).status
+    assert told is not None
+    scheduled = condition(told.conditions, reasons.SCHEDULED)
+    assert scheduled is not None
+    assert scheduled.reason == reasons.VM_MISSING
+
+
+async def test_a_vm_that_watching_has_not_told_of_yet_is_not_missing(server: FakeServer, cluster: Cluster, store: Store) -> None:
+    await migration(server, cluster, store)
+    await server.create(Ref(endpoint(VirtualMachine), "web-0", "shop"), vm_body())
+    assert await made_of(cluster, store, LeaseWatch(), vm.step).reconcile("shop/web-0") is None
+    assert load(Migration, server.objects[Ref(endpoint(Migration), "move", "shop")]).status is None

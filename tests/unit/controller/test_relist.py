@@ -2,11 +2,13 @@
 
 import pytest
 from fake_cluster import FakeServer
-from samples import vm_body
+from samples import migration_body, node_body, vm_body
 from structlog.typing import EventDict
 
 from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.meta import Meta
+from kubeferry.api.migration import Migration
+from kubeferry.api.node import Node
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.relist import Relister
 from kubeferry.controller.store import Store
@@ -31,6 +33,22 @@ async def test_the_first_list_fills_the_store_and_wakes_every_vm(relister: Relis
     uid = await made(server)
     assert await relister.relist() == {uid}
     assert store.vm(uid) is not None
+
+
+async def test_migrations_and_nodes_are_listed_too_and_a_migration_wakes_its_vm(
+    relister: Relister, server: FakeServer, store: Store
+) -> None:
+    uid = await made(server)
+    await relister.relist()
+    move = Ref(endpoint(Migration), "web-0-move", "shop")
+    await server.create(move, migration_body())
+    await server.create(Ref(endpoint(Node), "n1"), node_body())
+    assert await relister.relist() == {uid}
+    assert [m.metadata.name for m in store.migrations("shop", "web-0")] == ["web-0-move"]
+    assert [node.metadata.name for node in store.nodes()] == ["n1"]
+    server.objects.clear()
+    assert await relister.relist() == {uid, "shop/web-0"}, "the VM went first: its Migration belongs to its name then"
+    assert (store.migrations("shop", "web-0"), store.nodes()) == ((), ())
 
 
 async def test_a_list_without_news_wakes_nobody(relister: Relister, server: FakeServer) -> None:

@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from samples import node_status, vm_body
+import pytest
+from samples import migration_body, node_body, node_status, vm_body
 from structlog.typing import EventDict
 
 from kubeferry.api.computenode import ComputeNode
+from kubeferry.api.migration import Migration
 from kubeferry.api.names import API_VERSION
+from kubeferry.api.node import Node
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
@@ -38,7 +41,10 @@ def task(name: str = "t-1", vm: str = "vm-1", version: int = 1) -> dict[str, Any
     return stored({"apiVersion": API_VERSION, "kind": "HostTask", "metadata": {"name": name}, "spec": spec}, f"uid-of-{name}", version)
 
 
-def placement(vm: str = "vm-1", node: str = "n1", copies: tuple[str, ...] = (), version: int = 1) -> dict[str, Any]:
+def placement(
+    vm: str = "vm-1", node: str = "n1", copies: tuple[str, ...] = (), version: int = 1, memory: int = 1, moved_memory: int | None = None
+) -> dict[str, Any]:
+    domain = DOMAIN | {"memory": memory}
     spec = {
         "virtualMachine": {"apiGroup": "kubeferry.io", "kind": "VirtualMachine", "namespace": "shop", "name": "web-0", "uid": vm},
         "epoch": 1,
@@ -46,10 +52,13 @@ def placement(vm: str = "vm-1", node: str = "n1", copies: tuple[str, ...] = (), 
         "nodeName": node,
         "hostId": "h1",
         "running": True,
-        "domain": DOMAIN,
+        "domain": domain,
         "seq": 0,
         "copies": [{"node": copy, "hostId": f"host-of-{copy}", "epochId": "e1"} for copy in copies],
     }
+    if moved_memory is not None:
+        move = {"direction": "Forward", "source": "n1", "target": "n2", "domain": domain | {"memory": moved_memory}}
+        spec["move"] = move | {"bytes": 1, "shutdownTimeoutSeconds": 60, "copyTries": 0}
     return stored({"apiVersion": API_VERSION, "kind": "Placement", "metadata": {"name": vm}, "spec": spec}, f"placement-of-{vm}", version)
 
 
@@ -149,6 +158,106 @@ def test_hosts_are_every_node_by_name(store: Store) -> None:
     assert [host.metadata.name for host in store.hosts()] == ["n1", "n2"]
     store.remove(ComputeNode, node("n1"))
     assert [host.metadata.name for host in store.hosts()] == ["n2"]
+
+
+def move(name: str = "move", vm: str = "web-0", version: int = 1, at: int = 0, namespace: str = "shop") -> dict[str, Any]:
+    body = stored(migration_body(name, vm, namespace), f"uid-of-{name}", version)
+    return body | {"metadata": body["metadata"] | {"creationTimestamp": f"2026-01-01T00:00:0{at}Z"}}
+
+
+def kube_node(name: str = "n1", version: int = 1, **spec: Any) -> dict[str, Any]:
+    return stored(node_body(name, **spec), f"uid-of-{name}", version)
+
+
+def test_a_vm_is_found_by_its_name_in_its_namespace(store: Store) -> None:
+    store.put(VirtualMachine, vm("vm-1", name="a"))
+    store.put(VirtualMachine, vm("vm-2", name="a", namespace="other"))
+    found = store.vm_named("other", "a")
+    assert found is not None
+    assert found.metadata.uid == "vm-2"
+    assert store.vm_named("shop", "b") is None
+    store.remove(VirtualMachine, vm("vm-2", name="a", namespace="other"))
+    assert store.vm_named("other", "a") is None
+
+
+def test_a_migration_wakes_the_vm_that_it_names(store: Store) -> None:
+    store.put(VirtualMachine, vm("vm-1", name="web-0"))
+    store.put(VirtualMachine, vm("vm-2", name="web-0", namespace="other"))
+    assert store.put(Migration, move(vm="web-0")) == {"vm-1"}
+    assert store.put(Migration, move(vm="web-0", namespace="other")) == {"vm-2"}
+    assert store.put(Migration, move(vm="web-0", version=1)) == frozenset(), "no news"
+    assert store.remove(Migration, move(vm="web-0", version=2)) == {"vm-1"}
+    assert store.migrations("shop", "web-0") == ()
+
+
+def test_a_migration_of_a_vm_that_is_not_there_wakes_the_name_of_the_vm(store: Store) -> None:
+    assert store.put(Migration, move(vm="web-0")) == {"shop/web-0"}
+    assert store.put(VirtualMachine, vm("vm-1", name="web-0")) == {"vm-1"}
+    assert store.put(Migration, move(vm="web-0", version=2)) == {"vm-1"}, "it belongs to the VM now"
+    assert store.remove(VirtualMachine, vm("vm-1", name="web-0")) == {"vm-1", "shop/web-0"}, "it waits for the name now"
+    assert store.put(Migration, move(vm="web-0", version=3)) == {"shop/web-0"}
+    assert [m.metadata.name for m in store.migrations("shop", "web-0")] == ["move"], "it is held all the time"
+
+
+def test_a_migration_belongs_to_a_vm_made_anew_under_the_name(store: Store) -> None:
+    store.put(VirtualMachine, vm("vm-1", version=1))
+    store.put(Migration, move(vm="web-0"))
+    store.put(VirtualMachine, vm("vm-2", version=2))
+    assert store.put(Migration, move(vm="web-0", version=2)) == {"vm-2"}
+
+
+def test_a_migration_that_names_another_vm_wakes_both_and_is_found_by_the_new_one_alone(store: Store) -> None:
+    store.put(Migration, move(vm="web-0", version=1))
+    assert store.put(Migration, move(vm="web-1", version=2)) == {"shop/web-0", "shop/web-1"}
+    assert store.migrations("shop", "web-0") == ()
+    assert [m.metadata.name for m in store.migrations("shop", "web-1")] == ["move"]
+
+
+def test_the_migrations_of_a_vm_are_its_own_the_oldest_first_and_equals_by_name(store: Store) -> None:
+    equals = [move(name, at=2) for name in "fbdeca"]
+    for body in (*equals, move("z", at=1), move("y", at=0, vm="web-1"), move("x", at=0, namespace="other")):
+        store.put(Migration, body)
+    assert [m.metadata.name for m in store.migrations("shop", "web-0")] == ["z", "a", "b", "c", "d", "e", "f"]
+    assert [m.metadata.name for m in store.migrations("other", "web-0")] == ["x"]
+
+
+def test_a_migration_that_can_not_be_read_is_held_no_longer_and_wakes_its_vm(store: Store) -> None:
+    store.put(Migration, move(vm="web-0"))
+    assert store.put(Migration, move(version=2) | {"spec": {}}) == {"shop/web-0"}
+    assert store.migrations("shop", "web-0") == ()
+
+
+def test_nodes_are_held_by_name_and_wake_nothing(store: Store) -> None:
+    store.put(VirtualMachine, vm("vm-1", node="n1"))
+    store.put(Placement, placement("vm-1", node="n1"))
+    for name in ("n2", "n1"):
+        assert store.put(Node, kube_node(name)) == frozenset()
+    assert store.put(Node, kube_node("n1", version=2, unschedulable=True)) == frozenset()
+    assert [(n.metadata.name, n.spec.unschedulable) for n in store.nodes()] == [("n1", True), ("n2", False)]
+    assert store.remove(Node, kube_node("n2")) == frozenset()
+    assert [n.metadata.name for n in store.nodes()] == ["n1"]
+
+
+def test_every_copy_holds_memory_on_its_node(store: Store) -> None:
+    store.put(Placement, placement("vm-1", node="n1", copies=("n1", "n2"), memory=10))
+    store.put(Placement, placement("vm-2", node="n2", copies=("n2",), memory=5))
+    assert [store.memory_held(node) for node in ("n1", "n2", "n3")] == [10, 15, 0]
+
+
+@pytest.mark.parametrize(("memory", "moved", "held"), [(10, 20, 20), (20, 10, 20), (10, None, 10)])
+def test_a_copy_holds_what_the_vm_runs_with_or_is_to_run_with_whichever_is_more(
+    store: Store, memory: int, moved: int | None, held: int
+) -> None:
+    store.put(Placement, placement(copies=("n1", "n2"), memory=memory, moved_memory=moved))
+    assert [store.memory_held(node) for node in ("n1", "n2")] == [held, held]
+
+
+def test_a_copy_that_is_given_up_or_whose_placement_went_holds_nothing(store: Store) -> None:
+    store.put(Placement, placement(node="n2", copies=("n1", "n2"), memory=10))
+    store.put(Placement, placement(node="n2", copies=("n2",), memory=10, version=2))
+    assert [store.memory_held(node) for node in ("n1", "n2")] == [0, 10]
+    store.remove(Placement, placement(version=3))
+    assert store.memory_held("n2") == 0
 
 
 def broken(body: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 from fake_cluster import FakeServer
-from samples import node_status, vm_body
+from samples import node_body, node_status, vm_body
 
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
 from kubeferry.api.meta import Meta
 from kubeferry.api.model import load
+from kubeferry.api.node import Node, Taint, TaintEffect
 from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
 from kubeferry.kube.client import Cluster, endpoint
 from kubeferry.kube.errors import Conflict, NotFound, Unreadable
@@ -111,3 +112,20 @@ async def test_pages_give_every_object_undecoded(cluster: Cluster, server: FakeS
     server.objects[Ref(endpoint(ComputeNode), "n3")]["status"] = "nonsense"
     pages = [page async for page in cluster.pages(ComputeNode, limit=2)]
     assert [[item["metadata"]["name"] for item in page.items] for page in pages] == [["n0", "n1"], ["n2", "n3"], ["n4"]]
+
+
+async def test_a_node_is_read_as_far_as_the_scheduling_pass_needs_it(cluster: Cluster, server: FakeServer) -> None:
+    taints = [{"key": "a", "value": "b", "effect": "NoSchedule"}, {"key": "c", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}]
+    await server.create(Ref(endpoint(Node), "n1"), node_body(unschedulable=True, taints=taints))
+    node = await cluster.get(Node, "n1")
+    assert (node.metadata.name, node.spec.unschedulable) == ("n1", True)
+    assert node.spec.taints == (
+        Taint(key="a", value="b", effect=TaintEffect.NO_SCHEDULE),
+        Taint(key="c", effect=TaintEffect.NO_EXECUTE),
+    )
+    assert [(told.type, told.status) for told in node.status.conditions] == [("MemoryPressure", "False"), ("Ready", "True")]
+
+
+def test_kinds_of_the_core_group_bear_its_version_alone() -> None:
+    assert endpoint(Node).api_version == "v1"
+    assert endpoint(ComputeNode).api_version == "kubeferry.io/v1alpha1"

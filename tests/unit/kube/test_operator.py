@@ -6,6 +6,7 @@ import kopf
 import pytest
 from fake_cluster import FakeServer
 
+from kubeferry.api.node import Node
 from kubeferry.api.placement import Placement
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.kube import errors
@@ -40,6 +41,23 @@ async def test_a_kind_that_can_not_be_listed_ends_or_postpones_the_start(
     server.before["list Placement *"] = [error]
     with pytest.raises(expected, match=says):
         await require_kinds(Cluster(server, "tester"), KINDS)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (errors.Forbidden("list Node *: HTTP 403: no"), r"list Node \*: HTTP 403: no .reason Forbidden; rights are in manifests/kubeferry"),
+        (errors.NotFound("list Node *: HTTP 404: no"), r"list Node \*: HTTP 404: no .reason NotFound"),
+    ],
+)
+async def test_nodes_that_can_not_be_listed_end_the_start_and_our_manifests_are_not_said_to_bring_them(
+    error: errors.KubeError, says: str
+) -> None:
+    server = FakeServer()
+    server.before["list Node *"] = [error]
+    with pytest.raises(kopf.PermanentError, match=says) as caught:
+        await require_kinds(Cluster(server, "tester"), (Node,))
+    assert "crds.yaml" not in str(caught.value)
 
 
 def test_an_error_that_is_no_answer_of_the_api_server_is_not_hidden() -> None:
