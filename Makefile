@@ -23,7 +23,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock requirements-build.lock hack/pa
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: setup ## show it: a VM boots on a real hypervisor, its host loses power, the VM comes back (KEEP=1 leaves the lab running)
+demo: setup ## show it: a VM moves and is confirmed, moves on and is reverted, on real hypervisors (KEEP=1 leaves the lab running)
 	@PYTHONPATH=hack:operator $(BIN)/python hack/demo.py
 
 lab: setup ## start a control plane, three hosts, controller and agents; prints `export KUBECONFIG=PATH`

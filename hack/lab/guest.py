@@ -3,12 +3,13 @@
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab import paths
 from lab.locks import locked
 from lab.progress import ticking
-from lab.steps import LabError, run
+from lab.steps import LabError, NotYet, run, wait_until
 
 MAKER, INIT = paths.PACKAGE / "mk-guest", paths.PACKAGE / "guest-init"
 KERNEL, INITRAMFS, DISK = "vmlinuz", "initramfs.gz", "guest.img"
@@ -85,3 +86,32 @@ def read_file(image: Path, path: str) -> str:
     if errors:
         raise LabError(f"debugfs on {image}: {' '.join(errors)}")
     return shown.stdout
+
+
+def heartbeats(image: Path) -> list[str]:
+    """The times at which the guest of this disk was alive, as it wrote them there: one a second, the oldest first.
+
+    Raises:
+        FileNotFoundError: it has written none.
+        LabError: there is no ext4 file system.
+    """
+    return read_file(image, "/log").split()
+
+
+def wait_heartbeats(image: Path, earlier: Sequence[str] = (), *, seconds: float = 60) -> list[str]:
+    """Wait until the guest, which may run, has gone on with its heartbeats after these earlier ones; returns the new ones.
+
+    Raises:
+        LabError: it has not within `seconds`, or its disk lacks one of the earlier ones.
+    """
+
+    def new() -> list[str]:
+        try:
+            told = heartbeats(image)
+        except (FileNotFoundError, LabError) as error:  # a disk that is written to while it is copied may look torn
+            raise NotYet(str(error)) from error
+        if told[: len(earlier)] != list(earlier) or len(told) == len(earlier):
+            raise NotYet(f"heartbeats {told[-5:]}, expected more than {list(earlier[-5:])}")
+        return told[len(earlier) :]
+
+    return wait_until(f"heartbeats on {image}", new, seconds=seconds)

@@ -2,7 +2,7 @@
 # PID 1 of a hypervisor host (see hosts.py, which makes DIRECTORY and runs this in new mount, PID and UTS namespaces):
 #   host.sh NAME DIRECTORY
 # The host gets its own /run, empty after each boot, and from DIRECTORY its own /etc/libvirt, /etc/hosts, /var/{lib,log,cache}/libvirt
-# and /var/lib/kubeferry. Then it starts virtlogd, libvirtd and sshd, touches /run/host-is-up, and reaps until TERM ends it.
+# and /var/lib/kubeferry. Then it starts virtlogd and libvirtd, touches /run/host-is-up, and reaps until TERM ends it.
 set -euo pipefail
 [ $$ = 1 ] || { echo "host.sh: not PID 1: it would take over this machine" >&2; exit 1; }
 name=$1 directory=$2
@@ -38,7 +38,6 @@ trap down TERM
 
 virtlogd -d
 libvirtd -d
-/usr/sbin/sshd -f "$directory/sshd_config" -E "$directory/log/sshd.log"
 touch /run/host-is-up
 echo "host.sh: $name is up"
 

@@ -1,4 +1,4 @@
-"""Hypervisor hosts: Linux namespaces with a libvirtd, a virtlogd and an sshd of their own.
+"""Hypervisor hosts: Linux namespaces with a libvirtd and a virtlogd of their own.
 
 A host keeps its directories over a boot, as a machine keeps its disks; its /run is new each time. That its first process is killed
 is a power cut: libvirtd, guests, sshd and agent die with it at once.
@@ -18,7 +18,6 @@ from lab.record import Identity
 from lab.site import Site
 from lab.steps import LabError, NotYet, wait_until
 
-SSH_PORT = 8022
 BOOT_SECONDS = 60.0
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(Path.home()), "LANG": "C.UTF-8"}
 
@@ -29,18 +28,6 @@ host_uuid = "{uuid}"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
-"""
-SSHD_CONFIG = """\
-Port {port}
-ListenAddress {address}
-HostKey {key}
-PidFile /run/sshd.pid
-AuthenticationMethods publickey
-AuthorizedKeysFile none
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-PrintMotd no
 """
 
 
@@ -75,7 +62,7 @@ class Host:
         self._furnish(peers)
 
     def boot(self) -> None:
-        """Switch it on; returns when libvirtd answers and sshd listens.
+        """Switch it on; returns when libvirtd answers.
 
         Raises:
             LabError: it is on, or did not come up in time; with its console.
@@ -218,6 +205,3 @@ class Host:
         (etc / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(uuid=identity))
         hosts = {"localhost": "127.0.0.1"} | dict(peers)
         (self._directory / "hosts").write_text("".join(f"{address} {name}\n" for name, address in hosts.items()))
-        key = self._directory / "ssh_host_ed25519_key"
-        self._processes.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", key])
-        (self._directory / "sshd_config").write_text(SSHD_CONFIG.format(port=SSH_PORT, address=self.address, key=key))

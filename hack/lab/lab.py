@@ -108,7 +108,7 @@ class Lab:
         return self._ground().directory
 
     def log(self, name: str) -> Path:
-        """The log of `controller`, `agent-HOST`, `HOST` (its console), `etcd`, `kube-apiserver` or `kube-controller-manager`."""
+        """The log of `controller`, `agent-HOST`, `sshd-HOST`, `HOST` (its console), `etcd`, or of a `kube-` part of the control plane."""
         return self._ground().log(name)
 
     def kubectl(
@@ -169,15 +169,17 @@ class Lab:
     def start_agent(self, host: str) -> Process:
         """Start a host's agent from the working tree, in the host's namespaces; also again, after a power cut and a boot.
 
+        The sshd beside it is started too, unless one of this boot still runs.
+
         Raises:
-            LabError: it runs already, or the host is off.
+            LabError: it runs already, the host is off, or the agent wrote no configuration for its sshd; with its log.
         """
         if host not in self._agents:
             self._agents[host] = Agent(self._ground(), self._content(), self.hosts[host])
         return self._agents[host].start()
 
     def kill_agent(self, host: str) -> None:
-        """End a host's agent by SIGKILL; processes that it started are left, as they would be.
+        """End a host's agent by SIGKILL; its sshd and processes that it started are left, as they would be.
 
         Raises:
             LabError: it was not started.
@@ -190,9 +192,29 @@ class Lab:
         Raises:
             LabError: none was.
         """
+        return self._part(host).process
+
+    def restart_sshd(self, host: str) -> Process:
+        """End the sshd beside a host's agent by SIGTERM, and start it again: it reads its files anew.
+
+        Raises:
+            LabError: it was not started, or does not end.
+        """
+        self.sshd(host).stop()
+        return self._part(host).start_sshd()
+
+    def sshd(self, host: str) -> Process:
+        """The sshd of a host that was started last.
+
+        Raises:
+            LabError: none was.
+        """
+        return self._part(host).sshd
+
+    def _part(self, host: str) -> Agent:
         if host not in self._agents:
             raise LabError(f"the agent of {host} was not started")
-        return self._agents[host].process
+        return self._agents[host]
 
     def _start_cluster(self, ground: site.Site, tools: Path, addresses: dict[str, str]) -> None:
         control_plane = ControlPlane(ground, tools)

@@ -14,7 +14,6 @@ COMMANDS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
     "sshd": "openssh-server",
-    "ssh-keygen": "openssh-client",
     "ip": "iproute2",
     "ping": "iputils-ping",
     "dnsmasq": "dnsmasq-base",

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypervisor_contract import HypervisorContract
+from hypervisor_contract import UUID, HypervisorContract, allowed, machine
 
 from kubeferry.agent.virt.libvirt_port import LibvirtHypervisor
 from kubeferry.agent.virt.port import HypervisorError
@@ -97,6 +97,20 @@ class TestLibvirt(HypervisorContract):
 def test_the_memory_is_the_hosts_as_its_kernel_tells_it(bench: LibvirtBench) -> None:
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
     assert bench.hypervisor.facts().memory == int(total.split()[1]) * 1024
+
+
+def test_the_power_button_reaches_the_guests_machine(bench: LibvirtBench, host: Host) -> None:
+    bench.hypervisor.create(machine(), allowed)
+    with ThreadPoolExecutor() as pool:
+        heard = pool.submit(host.run, [*VIRSH, "qemu-monitor-event", UUID, "--event", "POWERDOWN", "--timeout", "20"])
+
+        def pressed() -> None:
+            bench.hypervisor.shutdown(UUID)  # repeated: one that came before virsh listened is lost
+            if not heard.done():
+                raise NotYet("virsh has not heard of it")
+
+        wait_until("QEMU's event of a power button", pressed, seconds=20)
+        assert "POWERDOWN" in heard.result().stdout
 
 
 def test_a_call_that_was_under_way_when_libvirtd_died_ends_as_unreachable(bench: LibvirtBench) -> None:

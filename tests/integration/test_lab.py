@@ -201,10 +201,41 @@ def test_a_command_on_a_host_that_takes_too_long_is_ended_there(worker: Host) ->
     wait_until("the end of sleep", gone, seconds=5)
 
 
-def test_hosts_reach_each_others_sshd_which_lets_nobody_in_yet(lab: Lab, worker: Host) -> None:
-    options = [f"-o{option}" for option in ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null")]
-    answer = worker.run(["ssh", "-p", "8022", *options, "worker-2", "true"], check=False)
-    assert "Permission denied (publickey)." in answer.stderr
+@pytest.fixture
+def served(lab: Lab) -> Iterator[Host]:
+    """A host with an agent, and with the sshd beside it."""
+    lab.start_agent("worker-2")
+    yield lab.hosts["worker-2"]
+    lab.kill_agent("worker-2")
+    lab.kubectl("delete", "computenode", "worker-2", "--ignore-not-found")
+
+
+def test_the_sshd_beside_an_agent_is_reached_from_other_hosts_and_lets_no_stranger_in(worker: Host, served: Host) -> None:
+    worker.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/run/stranger"])
+    options = ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes")
+    ssh = ["ssh", "-p", "8022", "-i", "/run/stranger", *(f"-o{option}" for option in options)]
+    for user in ("root", "nobody", "unheard-of"):
+        for way in ("publickey", "password", "keyboard-interactive"):
+            answer = worker.run([*ssh, f"-oPreferredAuthentications={way}", f"{user}@{served.name}", "true"], check=False)
+            assert answer.returncode == 255
+            # The one way that it offers is told in parentheses: a password is asked of nobody.
+            assert "Permission denied (publickey)." in answer.stderr
+
+
+def test_an_sshd_outlives_its_agent_and_dies_with_its_host(lab: Lab, served: Host) -> None:
+    sshd = lab.sshd(served.name)
+    assert namespace(Path(f"/proc/{sshd.target.pid}")) == namespace(Path(f"/proc/{served.first_process().pid}"))
+    lab.kill_agent(served.name)
+    lab.start_agent(served.name)
+    assert lab.sshd(served.name) is sshd
+    assert runs(sshd.target)
+
+    served.power_cut()
+    assert not runs(sshd.target)
+    served.boot()
+    lab.start_agent(served.name)
+    assert runs(lab.sshd(served.name).target)
+    assert lab.sshd(served.name).target != sshd.target
 
 
 def test_an_agents_token_tells_the_api_server_its_node(lab: Lab) -> None:
@@ -219,7 +250,7 @@ def test_an_agents_token_tells_the_api_server_its_node(lab: Lab) -> None:
 def test_the_api_server_is_reached_from_a_host_and_knows_our_kinds_and_ready_nodes(lab: Lab, worker: Host) -> None:
     server = f"https://{lab.hosts['worker-1'].address.rpartition('.')[0]}.1:6443"
     assert worker.run(["curl", "-sk", f"{server}/readyz"]).stdout == "ok"
-    assert lab.kubectl("get", "virtualmachines,placements,hosttasks,computenodes", "-A").stdout == ""
+    assert lab.kubectl("get", "virtualmachines,migrations,placements,hosttasks,computenodes", "-A").stdout == ""
     nodes = lab.kubectl("get", "nodes", "-l", "kubeferry.io/hypervisor=true", "-o", "name").stdout.split()
     assert nodes == ["node/worker-1", "node/worker-2"]
     assert lab.kubectl("get", "nodes", "-o", "jsonpath={.items[*].spec.taints}").stdout == ""

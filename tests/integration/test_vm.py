@@ -46,7 +46,7 @@ def test_a_vm_boots_from_a_copy_of_its_image_and_its_status_tells_so(lab: Lab, n
 def test_kubectl_shows_what_an_operator_looks_for(lab: Lab, namespace: str) -> None:
     boot(lab, namespace, "shown", "worker-2")
     heads = {
-        "fvm": ["NAME", "STATUS", "NODE", "CPU", "MEMORY", "AGE"],
+        "fvm": ["NAME", "STATUS", "NODE", "CPU", "MEMORY", "MIGRATION", "AGE"],
         "placements": ["NAME", "NAMESPACE", "VM", "NODE", "EPOCH", "LOCK", "AGE"],
         "computenodes": ["NAME", "READY", "HYPERVISOR", "VERSION", "CPUS", "MEMORY", "FREE", "AGE"],
     }

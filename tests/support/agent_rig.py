@@ -9,19 +9,29 @@ from fake_hypervisor import FakeHypervisor
 from manual_clock import ManualClock
 
 from kubeferry.agent.creator import Creator
+from kubeferry.agent.discarder import Discarder
+from kubeferry.agent.effects import Effects
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.preparer import Preparer
 from kubeferry.agent.publisher import Publisher
 from kubeferry.agent.report import Report
+from kubeferry.agent.reserver import Reserver
 from kubeferry.agent.revivals import Revivals
+from kubeferry.agent.sealer import Sealer
 from kubeferry.agent.settings import AgentSettings
 from kubeferry.agent.starter import Starter
+from kubeferry.agent.stopped import StopProof
+from kubeferry.agent.transfer.keys import ensure_keys
+from kubeferry.agent.transfer.peers import Outbound, Peers
+from kubeferry.agent.transfer.receivers import Receivers
 from kubeferry.agent.worker import Worker
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
 from kubeferry.api.domain import DiskSource, Domain, HostPath, KernelBoot
 from kubeferry.api.meta import Meta
+from kubeferry.api.model import load
 from kubeferry.api.placement import Placement, PlacementSpec, StepState
 from kubeferry.api.task import HostTask, TaskPhase, Verb
 from kubeferry.core import ledger
@@ -41,7 +51,7 @@ class Rig:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        for name in ("instances", "state/journals", "images"):
+        for name in ("instances", "state/journals", "images", "run"):
             (path / name).mkdir(parents=True)
         (path / "images" / "root").write_bytes(b"content of the image")
         (path / "images" / "vmlinuz").write_bytes(b"a kernel")
@@ -52,6 +62,7 @@ class Rig:
                 "instancesPath": path / "instances",
                 "statePath": path / "state",
                 "runPath": path / "run",
+                "migrationAddress": "127.0.0.1",
                 "virtualizationType": "qemu",
                 "allow": {"hostPaths": images, "kernelPaths": images},
             }
@@ -73,9 +84,30 @@ class Rig:
         self.calls = HypervisorCalls(self.hypervisor, callers=4)
         self.report = Report(machine, self.journals, self.calls)
         self.publisher = Publisher(machine, self.cluster, self.report, self.woken.append, clock)
-        starter = Starter(machine, self.cluster, self.journals, self.calls, self.publisher, clock)
-        creator = Creator(machine, self.journals, self.calls)
-        self.worker = Worker(machine, self.cluster, self.journals, self.calls, self.inbox, creator, starter, Revivals(clock), lambda: None)
+        self.receivers = Receivers()
+        revivals = Revivals(clock)
+        effects = self.effects = self._effects(machine, revivals)
+        self.worker = Worker(machine, self.cluster, self.journals, self.calls, self.inbox, effects, self.receivers, revivals, lambda: None)
+
+    def _effects(self, machine: Machine, revivals: Revivals) -> Effects:
+        reserver = Reserver(machine, self.journals, self.calls)
+        proof = StopProof(machine, self.calls)
+        keys = self.keys = ensure_keys(machine.settings.state_path)
+        peers = Peers(machine, self.cluster, keys)
+        return Effects(
+            machine=machine,
+            journals=self.journals,
+            hypervisor=self.calls,
+            creator=Creator(machine, self.journals, reserver),
+            preparer=Preparer(machine, reserver),
+            sealer=Sealer(self.journals, self.calls, proof),
+            discarder=Discarder(machine, self.journals, proof),
+            proof=proof,
+            peers=peers,
+            outbound=Outbound(machine, peers, keys),
+            starter=Starter(machine, self.cluster, self.journals, self.calls, self.publisher, self.clock.time),
+            revivals=revivals,
+        )
 
     def domain(self) -> Domain:
         spec = placement().spec.domain
@@ -91,6 +123,14 @@ class Rig:
         """The controller writes the Placement."""
         stored = await self.cluster.get(Placement, UID)
         return await self.cluster.replace(Placement, stored.metadata, dataclasses.replace(stored.spec, **changes))
+
+    async def placement(self) -> Placement:
+        """The Placement as it is stored now."""
+        return await self.cluster.get(Placement, UID)
+
+    async def tasks(self) -> list[HostTask]:
+        """Every HostTask as it is stored now."""
+        return [load(HostTask, body) async for page in self.cluster.pages(HostTask) for body in page.items]
 
     async def ask(self, verb: Verb) -> HostTask:
         """The controller asks, as it always does: ledger, then task; the worker works; the task as it ended."""

@@ -29,7 +29,7 @@ class _Domain:
 
 
 class FakeHypervisor:
-    """A `Hypervisor`; `destroy`, `define`, `stop_service`, `start_service` and `power_cut` are what others do to it."""
+    """A `Hypervisor`; `listen`, `define`, `stop_service`, `start_service` and `power_cut` are what others do to it."""
 
     def __init__(self, facts: HypervisorFacts = FACTS) -> None:
         self._facts = facts
@@ -38,6 +38,9 @@ class FakeHypervisor:
         self._callback: Callable[[str], None] | None = None
         self._serving = True
         self._connected = True
+        self._listening: set[str] = set()
+        self.pressed: list[str] = []
+        """The domain of each press of a power button, heard or not."""
 
     def facts(self) -> HypervisorFacts:
         with self._lock:
@@ -57,6 +60,25 @@ class FakeHypervisor:
             if not allowed():
                 raise ExpiredError
             self._domains[uuid] = _Domain(name, xml, persistent=False, running=True)
+        self._tell(uuid)
+
+    def shutdown(self, uuid: str) -> None:
+        with self._lock:
+            self._connect()
+            if not self._runs(uuid):
+                return
+            self.pressed.append(uuid)
+            if uuid not in self._listening:
+                return
+            self._end(uuid)
+        self._tell(uuid)
+
+    def destroy(self, uuid: str) -> None:
+        with self._lock:
+            self._connect()
+            if not self._runs(uuid):
+                return
+            self._end(uuid)
         self._tell(uuid)
 
     def watch(self, callback: Callable[[str], None]) -> None:
@@ -82,15 +104,9 @@ class FakeHypervisor:
             del self._domains[uuid]
         self._tell(uuid)
 
-    def destroy(self, uuid: str) -> None:
-        """`virsh destroy`, or the guest powered itself off."""
-        with self._lock:
-            domain = self._domains[uuid]
-            if domain.persistent:
-                domain.running = False
-            else:
-                del self._domains[uuid]
-        self._tell(uuid)
+    def listen(self, uuid: str) -> None:
+        """The guest's system heeds the power button from now on, until its domain ends. Without this it does not."""
+        self._listening.add(uuid)
 
     def stop_service(self) -> None:
         """The daemon ends; domains run on."""
@@ -105,8 +121,19 @@ class FakeHypervisor:
         with self._lock:
             self._connected = False
             self._domains = {uuid: domain for uuid, domain in self._domains.items() if domain.persistent}
+            self._listening.clear()
             for domain in self._domains.values():
                 domain.running = False
+
+    def _runs(self, uuid: str) -> bool:
+        return uuid in self._domains and self._domains[uuid].running
+
+    def _end(self, uuid: str) -> None:
+        self._listening.discard(uuid)
+        if self._domains[uuid].persistent:
+            self._domains[uuid].running = False
+        else:
+            del self._domains[uuid]
 
     def _connect(self) -> None:
         if not self._serving:

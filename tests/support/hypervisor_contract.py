@@ -3,6 +3,7 @@
 import queue
 import re
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 import pytest
@@ -137,6 +138,31 @@ class HypervisorContract:
         assert refused.value.reason == reasons.HYPERVISOR_ERROR
         assert bench.hypervisor.domains() == {}
 
+    def test_the_power_button_leaves_it_to_the_guest_and_one_without_a_system_runs_on(self, bench: HypervisorBench) -> None:
+        bench.hypervisor.create(machine(), allowed)
+        for _ in range(2):
+            bench.hypervisor.shutdown(UUID)
+            assert bench.hypervisor.domains() == {UUID: True}
+
+    def test_a_domain_is_destroyed_whether_the_guest_likes_it_or_not_and_no_other_is(self, bench: HypervisorBench) -> None:
+        for uuid, name in ((UUID, "contract"), (OTHER_UUID, "other")):
+            bench.hypervisor.create(machine(uuid, name), allowed)
+        bench.hypervisor.destroy(UUID)
+        assert bench.hypervisor.domains() == {OTHER_UUID: True}
+
+    def test_a_domain_that_is_gone_is_stopped_again_as_if_it_were_there(self, bench: HypervisorBench) -> None:
+        bench.hypervisor.create(machine(), allowed)
+        bench.destroy(UUID)
+        bench.hypervisor.shutdown(UUID)
+        bench.hypervisor.destroy(UUID)
+        assert bench.hypervisor.domains() == {}
+
+    def test_a_definition_without_a_process_is_left_as_it_is(self, bench: HypervisorBench) -> None:
+        bench.define(machine())
+        bench.hypervisor.shutdown(UUID)
+        bench.hypervisor.destroy(UUID)
+        assert bench.hypervisor.domains() == {UUID: False}
+
     def test_a_watcher_is_told_of_start_and_end_from_another_thread(self, bench: HypervisorBench) -> None:
         events: queue.Queue[tuple[str, int]] = queue.Queue()
         assert bench.hypervisor.domains() == {}
@@ -147,13 +173,22 @@ class HypervisorContract:
         assert next_event(events, OTHER_UUID) != threading.get_ident()
         bench.destroy(UUID)
         assert next_event(events, UUID) != threading.get_ident()
+        bench.hypervisor.destroy(OTHER_UUID)
+        assert next_event(events, OTHER_UUID) != threading.get_ident()
 
     def test_without_its_service_it_is_unreachable_and_with_it_everything_is_as_before(self, bench: HypervisorBench) -> None:
         events: queue.Queue[tuple[str, int]] = queue.Queue()
         bench.hypervisor.watch(lambda uuid: events.put((uuid, threading.get_ident())))
         bench.hypervisor.create(machine(), allowed)
         bench.stop_service()
-        for call in (bench.hypervisor.domains, bench.hypervisor.facts, lambda: bench.hypervisor.create(machine(), allowed)):
+        calls: tuple[Callable[[], object], ...] = (
+            bench.hypervisor.domains,
+            bench.hypervisor.facts,
+            lambda: bench.hypervisor.create(machine(), allowed),
+            lambda: bench.hypervisor.shutdown(UUID),
+            lambda: bench.hypervisor.destroy(UUID),
+        )
+        for call in calls:
             with pytest.raises(HypervisorError) as refused:
                 call()
             assert refused.value.reason == reasons.HYPERVISOR_UNREACHABLE

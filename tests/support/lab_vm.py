@@ -1,24 +1,35 @@
-"""VMs of the lab: as a user sees them, and what lies under them."""
+"""VMs and Migrations of the lab: as a user sees them, and what lies under them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from kubeferry.api import reasons
 from lab.lab import Lab
-from lab.steps import NotYet, wait_until
+from lab.steps import LabError, NotYet, wait_until
+from lab.witness import qemu_by_host
+
+VIRSH = ("/usr/bin/virsh", "-c", "qemu:///system")
 
 
-class Vm:
-    """A VirtualMachine as a user sees it, and what lies under it as nobody but a test does."""
+class Told:
+    """A namespaced object with conditions, as a user sees it."""
+
+    kind: str
+    """As for kubectl."""
 
     def __init__(self, lab: Lab, namespace: str, name: str) -> None:
         self.lab = lab
         self.namespace = namespace
         self.name = name
 
+    def kubectl(self, verb: str, *words: str) -> str:
+        """What kubectl prints when it does this with the object."""
+        return self.lab.kubectl(verb, self.kind, self.name, "-n", self.namespace, *words).stdout
+
     def body(self) -> dict[str, Any]:
         """The object as it is now."""
-        found: dict[str, Any] = json.loads(self.lab.kubectl("get", "fvm", self.name, "-n", self.namespace, "-o", "json").stdout)
+        found: dict[str, Any] = json.loads(self.kubectl("get", "-o", "json"))
         return found
 
     @property
@@ -29,9 +40,14 @@ class Vm:
         status: dict[str, Any] = self.body().get("status", {})
         return status
 
+    def told(self, kind: str) -> dict[str, str]:
+        """A whole condition; empty words if it is not told yet."""
+        nothing = {"status": "", "reason": "", "message": ""}
+        return next((c for c in self.status().get("conditions", []) if c["type"] == kind), nothing)
+
     def condition(self, kind: str) -> tuple[str, str]:
         """Status and reason of a condition; empty words if it is not told yet."""
-        told = next((c for c in self.status().get("conditions", []) if c["type"] == kind), {"status": "", "reason": ""})
+        told = self.told(kind)
         return told["status"], told["reason"]
 
     def wait(self, kind: str, status: str, reason: str, *, seconds: float = 60) -> None:
@@ -43,9 +59,51 @@ class Vm:
 
         wait_until(f"{self.namespace}/{self.name}: {kind}={status}/{reason}", told, seconds=seconds, log=self.lab.log("controller"))
 
+
+class Vm(Told):
+    """A VirtualMachine as a user sees it, and what lies under it as nobody but a test does."""
+
+    kind = "fvm"
+
+    def __init__(self, lab: Lab, namespace: str, name: str) -> None:
+        super().__init__(lab, namespace, name)
+        self._uid: str | None = None
+
+    @property
+    def uid(self) -> str:
+        self._uid = self._uid or super().uid
+        return self._uid
+
+    def placement(self) -> dict[str, Any]:
+        """The spec of its Placement."""
+        spec: dict[str, Any] = json.loads(self.lab.kubectl("get", "placement", self.uid, "-o", "json").stdout)["spec"]
+        return spec
+
+    def processes(self) -> dict[str, list[int]]:
+        """Pids of its living QEMU processes by host, as seen from outside."""
+        return qemu_by_host(self.lab.hosts, self.uid)
+
     def directory(self, node: str) -> Path:
         """Its instance directory, seen from outside of the host."""
         return self.lab.hosts[node].root / "instances" / self.uid
+
+    def disk(self, node: str) -> Path:
+        """Its disk on a host."""
+        return self.directory(node) / "root.raw"
+
+    def trash(self, node: str) -> Path:
+        """Where a host put the one copy that it was to discard."""
+        (found,) = (self.lab.hosts[node].root / "instances" / ".trash").glob(f"{self.uid}-*")
+        return found
+
+    def is_known(self, node: str) -> bool:
+        """Whether a host's libvirt knows a domain of it, running or not."""
+        return self.uid in self.lab.hosts[node].run([*VIRSH, "list", "--all", "--uuid"]).stdout
+
+    def inventory(self, node: str) -> dict[str, Any] | None:
+        """What a host's ComputeNode tells of its copy."""
+        told = json.loads(self.lab.kubectl("get", "computenode", node, "-o", "json").stdout)["status"].get("inventory", [])
+        return next((item for item in told if item["uid"] == self.uid), None)
 
     def console(self, node: str) -> str:
         log = self.directory(node) / "console.log"
@@ -59,6 +117,45 @@ class Vm:
                 raise NotYet(f"the console ends with {seen[-300:]!r}")
 
         wait_until(f"{text!r} on the console of {self.name}", said, seconds=seconds, log=self.lab.log(f"agent-{node}"))
+
+
+class Migration(Told):
+    """A Migration as a user sees it."""
+
+    kind = "fmig"
+
+    def decide(self, value: str) -> None:
+        """Confirm or Revert, by the command that the documents show."""
+        self.kubectl("patch", "--type=merge", "-p", json.dumps({"spec": {"decision": value}}))
+
+    def target(self) -> str:
+        """Wait until a decision is awaited, and tell the node that the VM was moved to.
+
+        Raises:
+            LabError: the migration has stopped, or does not get there.
+        """
+
+        def awaited() -> str:
+            status = self.status()
+            told = {c["type"]: c for c in status.get("conditions", [])}
+            if reasons.AWAITING_DECISION in told and told[reasons.AWAITING_DECISION]["status"] == "True":
+                return str(status["targetNode"])
+            if reasons.NEEDS_ATTENTION in told and told[reasons.NEEDS_ATTENTION]["status"] == "True":
+                raise LabError(f"{self.namespace}/{self.name} needs attention: {told[reasons.NEEDS_ATTENTION]}")
+            raise NotYet(json.dumps(status))
+
+        what = f"{self.namespace}/{self.name}: {reasons.AWAITING_DECISION}"
+        return wait_until(what, awaited, seconds=120, log=self.lab.log("controller"))
+
+    def end(self) -> tuple[str, str, str]:
+        """Wait until it has ended; the phase, and status and reason of Succeeded."""
+
+        def ended() -> None:
+            if self.condition(reasons.FINISHED)[0] != "True":
+                raise NotYet(json.dumps(self.status()))
+
+        wait_until(f"{self.namespace}/{self.name}: Finished", ended, seconds=120, log=self.lab.log("controller"))
+        return str(self.status()["phase"]), *self.condition(reasons.SUCCEEDED)
 
 
 def vm_manifest(name: str, node: str = "worker-1", *, path: str = "/var/lib/kubeferry/images/guest.img") -> dict[str, Any]:
@@ -85,3 +182,23 @@ def create_vm(lab: Lab, namespace: str, name: str, node: str = "worker-1", **opt
     """Apply a VM."""
     lab.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(vm_manifest(name, node, **options)))
     return Vm(lab, namespace, name)
+
+
+def boot_vm(lab: Lab, namespace: str, name: str, node: str) -> Vm:
+    """Apply a VM, and wait until its guest was heard."""
+    vm = create_vm(lab, namespace, name, node)
+    vm.wait(reasons.READY, "True", reasons.RUNNING)
+    vm.wait_console(node, f"GUEST boot=1 marker={node}")
+    return vm
+
+
+def migrate(vm: Vm, **spec: str) -> Migration:
+    """Create a Migration of a VM, by the VM's name."""
+    manifest = {
+        "apiVersion": "kubeferry.io/v1alpha1",
+        "kind": "Migration",
+        "metadata": {"name": vm.name},
+        "spec": {"virtualMachine": {"name": vm.name}} | spec,
+    }
+    vm.lab.kubectl("create", "-n", vm.namespace, "-f", "-", stdin=json.dumps(manifest))
+    return Migration(vm.lab, vm.namespace, vm.name)

@@ -8,14 +8,24 @@ import structlog
 from pydantic import ValidationError
 
 from kubeferry.agent.creator import Creator
+from kubeferry.agent.discarder import Discarder
+from kubeferry.agent.effects import Effects
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.preparer import Preparer
 from kubeferry.agent.publisher import Publisher
 from kubeferry.agent.report import Report
+from kubeferry.agent.reserver import Reserver
 from kubeferry.agent.revivals import Revivals
+from kubeferry.agent.sealer import Sealer
 from kubeferry.agent.starter import Starter
+from kubeferry.agent.stopped import StopProof
+from kubeferry.agent.transfer.keys import Keys
+from kubeferry.agent.transfer.peers import Outbound, Peers, agent_socket
+from kubeferry.agent.transfer.receivers import Receivers
+from kubeferry.agent.transfer.service import TransferService
 from kubeferry.agent.virt.port import Hypervisor, HypervisorError
 from kubeferry.agent.worker import Worker
 from kubeferry.api.model import load
@@ -41,20 +51,41 @@ log = structlog.get_logger(__name__)
 class Agent:
     """Everything between kopf's events, libvirt and the API server. It keeps no truth: a killed agent goes on from its journals."""
 
-    def __init__(self, machine: Machine, server: Server, port: Hypervisor, clock: Clock) -> None:
+    def __init__(self, machine: Machine, keys: Keys, server: Server, port: Hypervisor, clock: Clock) -> None:
         self._machine = machine
         self._cluster = Cluster(server, AGENT_ACCOUNT)
         self._inbox = Inbox()
         journals = JournalStore(machine.settings.state_path)
+        receivers = Receivers()
+        self._service = TransferService(machine, journals, receivers)
         self.hypervisor = HypervisorCalls(port, callers=WORKERS + 2)  # who tells the ComputeNode calls too, and who begins to watch
         self.publisher = Publisher(machine, self._cluster, Report(machine, journals, self.hypervisor), self._wake)
-        creator = Creator(machine, journals, self.hypervisor)
-        starter = Starter(machine, self._cluster, journals, self.hypervisor, self.publisher)
+        peers = Peers(machine, self._cluster, keys)
         revivals = Revivals(boottime)
-        worker = Worker(machine, self._cluster, journals, self.hypervisor, self._inbox, creator, starter, revivals, self._publish_soon)
+        effects = self._effects(journals, peers, Outbound(machine, peers, keys), revivals)
+        worker = Worker(machine, self._cluster, journals, self.hypervisor, self._inbox, effects, receivers, revivals, self._publish_soon)
         self._vms = WorkQueue(worker.reconcile, clock)
         self._chores = WorkQueue(self._publish, clock, longest_retry=RENEWED_EVERY)
         self._renewals = 0
+
+    def _effects(self, journals: JournalStore, peers: Peers, outbound: Outbound, revivals: Revivals) -> Effects:
+        machine, hypervisor = self._machine, self.hypervisor
+        reserver = Reserver(machine, journals, hypervisor)
+        proof = StopProof(machine, hypervisor)
+        return Effects(
+            machine=machine,
+            journals=journals,
+            hypervisor=hypervisor,
+            creator=Creator(machine, journals, reserver),
+            preparer=Preparer(machine, reserver),
+            sealer=Sealer(journals, hypervisor, proof),
+            discarder=Discarder(machine, journals, proof),
+            proof=proof,
+            peers=peers,
+            outbound=outbound,
+            starter=Starter(machine, self._cluster, journals, hypervisor, self.publisher),
+            revivals=revivals,
+        )
 
     async def start(self) -> None:
         """Tell who this is, then begin to work.
@@ -73,12 +104,14 @@ class Agent:
             await self.hypervisor.watch(tell)
         except HypervisorError as error:
             log.error("no hypervisor yet", node=self._machine.node, error=str(error))
+        await self._service.start(agent_socket(self._machine))
         self._vms.start(WORKERS)
         self._publish_soon()
         self._chores.start(workers=1)
 
     async def stop(self) -> None:
         """Let what has begun come to its end, for two seconds; whatever is cut off goes on from the journal. VMs run on."""
+        await self._service.stop()
         await self._vms.stop(STOP_GRACE)
         await self._chores.stop(STOP_GRACE)
 

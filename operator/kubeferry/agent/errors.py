@@ -1,6 +1,7 @@
 """What ends a task as Failed. Everything else (the API server does not answer, say) leaves it to be done again."""
 
 from kubeferry.agent.storage.errors import StorageError
+from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.api import reasons
 from kubeferry.api.model import MESSAGE_LENGTH
@@ -22,8 +23,8 @@ class RefusedError(Exception):
         return cls(refuse.reason, refuse.message, retryable=refuse.retryable)
 
 
-Failure = RefusedError | StorageError | HypervisorError
-FAILURES = (RefusedError, StorageError, HypervisorError)
+Failure = RefusedError | StorageError | HypervisorError | TransferError
+FAILURES = (RefusedError, StorageError, HypervisorError, TransferError)
 
 
 def task_error(failure: Failure) -> TaskError:

@@ -54,6 +54,14 @@ class HypervisorCalls:
         """See `Hypervisor.create`; `allowed` is asked from another thread."""
         await self._call("create", lambda: self._port.create(xml, allowed), self._create_deadline)
 
+    async def shutdown(self, uuid: str) -> None:
+        """See `Hypervisor.shutdown`."""
+        await self._call("shutdown", lambda: self._port.shutdown(uuid), self._deadline)
+
+    async def destroy(self, uuid: str) -> None:
+        """See `Hypervisor.destroy`."""
+        await self._call("destroy", lambda: self._port.destroy(uuid), self._deadline)
+
     async def _call(self, name: str, call: Callable[[], T], deadline: float) -> T:
         if self.hung.is_set():
             raise HypervisorError(

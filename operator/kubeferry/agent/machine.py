@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubeferry.agent.settings import AgentSettings
+from kubeferry.api.computenode import SshEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,8 @@ class Machine:
     """Made once beside the journals: another id is another host."""
     boot_id: str
     """Made anew at each boot."""
+    ssh: SshEndpoint | None = None
+    """How agents of other nodes reach this one; None: they can't."""
 
     @property
     def node(self) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -13,17 +14,17 @@ from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.look import Look
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import StorageError
-from kubeferry.agent.storage.space import instances_file_system
+from kubeferry.agent.storage.space import instances_file_system, occupied_bytes
 from kubeferry.agent.virt.port import HypervisorError, HypervisorFacts
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNodeStatus, Hypervisor, InstancesPath, InventoryItem
 from kubeferry.api.meta import Condition, Status, with_condition
 from kubeferry.api.names import PROTOCOL_VERSION
-from kubeferry.api.role import RunState
+from kubeferry.api.role import Role, RunState
 from kubeferry.core.journal import Journal
 
 FREE_STEP = 64 << 20
-"""Free bytes are told rounded down to whole steps of so many bytes, or each heartbeat of a guest would be a write to the API."""
+"""Bytes are told in whole steps of so many, free ones rounded down, occupied ones up: or each heartbeat of a guest would be a write."""
 
 log = structlog.get_logger(__name__)
 
@@ -37,12 +38,14 @@ class Report:
         path = machine.settings.instances_path
         self._look_at_room = Look(f"the instances path {path}", lambda: instances_file_system(path))
         self._look_at_journals = Look(f"the journals in {machine.settings.state_path}", journals.all)
+        self._look_at_files = Look(f"the files in {path}", self._allocated_now)
         self._looking = asyncio.Lock()
         self._room: InstancesPath | None = None
         self._held: tuple[Journal, ...] | None = None
         self._unreadable: Mapping[str, StorageError] = {}
         self._facts: HypervisorFacts | None = None
         self._domains: Mapping[str, bool] | None = None
+        self._allocated: Mapping[str, int] = {}
         self._conditions: tuple[Condition, ...] = ()
 
     async def now(self) -> ComputeNodeStatus:
@@ -53,6 +56,7 @@ class Report:
         """
         async with self._looking:
             failures = [await self._see_room(), await self._see_journals(), await self._see_facts(), await self._see_domains()]
+            failures.append(await self._see_files())
             self._judge([failure for failure in failures if failure is not None])
             return self._status(self._held or ())
 
@@ -68,8 +72,9 @@ class Report:
             machine_types=() if facts is None else facts.machine_types,
             cpu=None if facts is None else facts.cpu,
             memory=None if facts is None else facts.memory,
+            ssh=self._machine.ssh,
             instances=None if room is None else dataclasses.replace(room, free=room.free - room.free % FREE_STEP),
-            inventory=tuple(_item(journal, self._domains) for journal in held),
+            inventory=tuple(_item(journal, self._domains, self._allocated.get(journal.uid)) for journal in held),
             conditions=self._conditions,
         )
 
@@ -100,6 +105,27 @@ class Report:
             self._condition(reasons.JOURNALS_READABLE, Status.TRUE, reasons.AS_EXPECTED, "")
         return None
 
+    async def _see_files(self) -> StorageError | None:
+        """Of the copies that were seen last."""
+        self._allocated = {}
+        try:
+            self._allocated = await self._look_at_files.now()
+        except StorageError as error:
+            return error
+        return None
+
+    def _allocated_now(self) -> Mapping[str, int]:
+        """Bytes that the files of each copy occupy, by uid, in whole steps; runs in a thread."""
+        told: dict[str, int] = {}
+        for journal in self._held or ():
+            if journal.role == Role.GONE:
+                continue
+            # What can't be told of one copy is left out; that the instances path can't be looked at, the look at its room says.
+            with suppress(StorageError):
+                occupied = occupied_bytes(self._machine.settings.instances_path, journal.uid, journal.created)
+                told[journal.uid] = occupied + -occupied % FREE_STEP
+        return told
+
     async def _see_facts(self) -> HypervisorError | None:
         try:
             self._facts = await self._hypervisor.facts()
@@ -125,9 +151,11 @@ class Report:
         self._conditions = with_condition(self._conditions, kind, status, reason, message, None, datetime.now(UTC))
 
 
-def _item(journal: Journal, domains: Mapping[str, bool] | None) -> InventoryItem:
+def _item(journal: Journal, domains: Mapping[str, bool] | None, allocated: int | None) -> InventoryItem:
     if domains is None:
         state = RunState.UNKNOWN
     else:
         state = RunState.RUNNING if domains.get(journal.uid) else RunState.STOPPED
-    return InventoryItem(uid=journal.uid, state=state, role=journal.role, epoch=journal.epoch, epoch_id=journal.epoch_id)
+    return InventoryItem(
+        uid=journal.uid, state=state, role=journal.role, epoch=journal.epoch, epoch_id=journal.epoch_id, allocated=allocated
+    )

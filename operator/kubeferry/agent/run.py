@@ -13,7 +13,10 @@ from kubeferry.agent.handlers import register
 from kubeferry.agent.identity import boot_id, host_id, require_instances_path, take_host_lock
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.settings import AgentSettings
+from kubeferry.agent.transfer.keys import Keys, ensure_keys
+from kubeferry.agent.transfer.sshd import write_sshd
 from kubeferry.agent.virt.libvirt_port import LibvirtHypervisor
+from kubeferry.api.computenode import SshEndpoint
 from kubeferry.kube.operator import configure, watch_tasks_of
 from kubeferry.kube.rest import RestServer
 
@@ -37,14 +40,19 @@ def run_agent(settings: AgentSettings) -> None:
     require_instances_path(settings.instances_path)
     take_host_lock(settings.state_path)  # for the life of the process: never closed
     host = host_id(settings.state_path, settings.instances_path)
-    machine = Machine(settings=settings, host_id=host, boot_id=boot_id(settings.run_path))
-    asyncio.run(_run(machine))
+    keys = ensure_keys(settings.state_path)
+    write_sshd(keys, settings.migration_address, settings.ssh_port)
+    endpoint = SshEndpoint(
+        address=settings.migration_address, port=settings.ssh_port, host_key=keys.host_public, identity_key=keys.identity_public
+    )
+    machine = Machine(settings=settings, host_id=host, boot_id=boot_id(settings.run_path), ssh=endpoint)
+    asyncio.run(_run(machine, keys))
 
 
-async def _run(machine: Machine) -> None:
+async def _run(machine: Machine, keys: Keys) -> None:
     server = await RestServer.connect()
     port = LibvirtHypervisor(machine.settings.libvirt_uri, machine.settings.virtualization_type)
-    agent = Agent(machine, server, port, asyncio.get_running_loop())
+    agent = Agent(machine, keys, server, port, asyncio.get_running_loop())
     watchdog = asyncio.create_task(_end_when_hung(agent), name="watchdog")
     code = FAILED_EXIT_CODE
     try:

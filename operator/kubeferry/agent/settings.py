@@ -1,14 +1,16 @@
 """The agent's configuration: one YAML file, checked before anything is done."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from kubeferry.api.names import SYSTEM_NAMESPACE
 
 AbsolutePath = Annotated[str, Field(pattern=r"^/")]
+IpAddress = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
 
 _CONFIG = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
 
@@ -38,6 +40,10 @@ class AgentSettings(BaseModel):
     state_path: Path = Path("/var/lib/kubeferry/state")
     run_path: Path = Path("/run/kubeferry")
     """Gone after a boot: what `bootId` is made in."""
+    migration_address: IpAddress
+    """Where other nodes' agents reach this host, in the migration network."""
+    ssh_port: Annotated[int, Field(ge=1, le=65535)] = 8022
+    """Port of the sshd beside the agent."""
     libvirt_uri: Annotated[str, Field(alias="libvirtURI")] = "qemu:///system"
     virtualization_type: Literal["kvm", "qemu"] = "kvm"
     allow: AllowList = AllowList()

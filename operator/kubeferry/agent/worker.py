@@ -1,31 +1,30 @@
 """One VM on this host: its tasks in order, then, if it should run and does not, the start gate. Serial per VM."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from kubeferry import __version__
-from kubeferry.agent.creator import Creator
+from kubeferry.agent.effects import Effects, OnProgress
 from kubeferry.agent.errors import FAILURES, RefusedError, defect_error, task_error
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.progress import told
 from kubeferry.agent.revivals import REFUSED_WAIT, Revivals
-from kubeferry.agent.starter import Starter
 from kubeferry.agent.storage.errors import StorageError
-from kubeferry.agent.storage.space import allocated
+from kubeferry.agent.transfer.receivers import Receivers
 from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.api import reasons
-from kubeferry.api.placement import Placement
+from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.role import Role
-from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus, TaskError, TaskPhase, TaskResult, TaskState
+from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus, TaskError, TaskPhase, TaskProgress, TaskResult
 from kubeferry.core import host
-from kubeferry.core.host import Acknowledge, Act, Effect, Refuse
-from kubeferry.core.journal import Journal
+from kubeferry.core.host import Acknowledge, Act, Answer, Refuse
 from kubeferry.kube.client import Cluster
 from kubeferry.kube.errors import Forbidden, Invalid, KubeError, NotFound, Unreadable
 
@@ -42,8 +41,8 @@ class Worker:
         journals: JournalStore,
         hypervisor: HypervisorCalls,
         inbox: Inbox,
-        creator: Creator,
-        starter: Starter,
+        effects: Effects,
+        receivers: Receivers,
         revivals: Revivals,
         changed: Callable[[], None],
     ) -> None:
@@ -53,11 +52,10 @@ class Worker:
         self._journals = journals
         self._hypervisor = hypervisor
         self._inbox = inbox
-        self._creator = creator
-        self._starter = starter
+        self._effects = effects
+        self._receivers = receivers
         self._revivals = revivals
         self._changed = changed
-        self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="disk-size")
 
     async def reconcile(self, uid: str) -> timedelta | None:
         """Work on one VM: the handler of the work queue.
@@ -77,7 +75,7 @@ class Worker:
         running = HostTaskStatus(phase=TaskPhase.RUNNING, started_at=begun or datetime.now(UTC), agent_version=__version__)
         if begun is None:
             await self._tell(task, running)
-        result, error = await self._attempt(task.spec)
+        result, error = await self._attempt(task, running)
         log.info(
             "task ended", reason=reasons.AS_EXPECTED if error is None else error.reason, message=None if error is None else error.message
         )
@@ -93,10 +91,15 @@ class Worker:
         self._inbox.end(task)
         self._changed()
 
-    async def _attempt(self, task: HostTaskSpec) -> tuple[TaskResult | None, TaskError | None]:
+    async def _attempt(self, task: HostTask, running: HostTaskStatus) -> tuple[TaskResult | None, TaskError | None]:
         """What came of a task; without an answer of the API server nothing comes of it, and it is done again."""
+
+        async def tell(progress: TaskProgress) -> None:
+            await self._tell(task, dataclasses.replace(running, progress=progress))
+
         try:
-            return await self._do(task), None
+            async with told(tell) as on_progress:
+                return await self._do(task.spec, on_progress), None
         except FAILURES as failure:
             return None, task_error(failure)
         except KubeError:
@@ -111,18 +114,30 @@ class Worker:
         except NotFound:  # deleting a task cancels nothing: the controller asks it again, and the journal answers
             log.info("the task is gone, its outcome stands in the journal")
 
-    async def _do(self, task: HostTaskSpec) -> TaskResult:
-        uid = task.placement.name
-        placement = await self._placement(task)
-        journal = await asyncio.to_thread(self._journals.read, uid)
-        answer = host.answer(task, journal, placement.spec, self._machine.host_id)
-        match answer:
-            case Refuse():
-                raise RefusedError.of(answer)
-            case Acknowledge(state):
-                return await self._result(uid, state)
-            case Act(journal, effect):
-                return await self._act(task, journal, effect)
+    async def _do(self, task: HostTaskSpec, on_progress: OnProgress) -> TaskResult:
+        placement = (await self._placement(task)).spec
+        holder = {} if placement.lock is None else {"migration": f"{placement.lock.namespace}/{placement.lock.name}"}
+        with structlog.contextvars.bound_contextvars(**holder):
+            answer = await self._answer(task, placement)
+            if not isinstance(answer, Act) and (isinstance(answer, Refuse) or answer.note is None):
+                return await self._tell_answer(task, answer)
+            # Whoever fills this copy is ended, and gone, before its journal is judged by: nothing changes it from here on.
+            async with self._receivers.barred(task.placement.name):
+                answer = await self._answer(task, placement)
+                if isinstance(answer, Act):
+                    return await self._effects.carry_out(task, answer.journal, answer.effect, on_progress)
+                return await self._tell_answer(task, answer)
+
+    async def _answer(self, task: HostTaskSpec, placement: PlacementSpec) -> Answer:
+        journal = await asyncio.to_thread(self._journals.read, task.placement.name)
+        return host.answer(task, journal, placement, self._machine.host_id)
+
+    async def _tell_answer(self, task: HostTaskSpec, answer: Refuse | Acknowledge) -> TaskResult:
+        if isinstance(answer, Refuse):
+            raise RefusedError.of(answer)
+        if answer.note is not None:
+            await asyncio.to_thread(self._journals.write, answer.note)
+        return await self._effects.result(task.placement.name, answer.state)
 
     async def _placement(self, task: HostTaskSpec) -> Placement:
         """The task's Placement, read consistently."""
@@ -140,28 +155,6 @@ class Worker:
             raise RefusedError(reasons.HISTORY_DIVERGED, message)
         return placement
 
-    async def _act(self, task: HostTaskSpec, journal: Journal, effect: Effect) -> TaskResult:
-        match effect:
-            case Effect.MAKE_DISKS:
-                await self._creator.create(journal)
-                return await self._result(journal.uid, TaskState.CREATED)
-            case Effect.START:
-                return await self._start(task, journal)
-
-    async def _start(self, task: HostTaskSpec, journal: Journal) -> TaskResult:
-        await asyncio.to_thread(self._journals.write, journal)
-        if not (await self._hypervisor.domains()).get(journal.uid):
-            await self._start_and_note(journal.uid, task)
-        return await self._result(journal.uid, TaskState.RUNNING)
-
-    async def _result(self, uid: str, state: TaskState) -> TaskResult:
-        journal = await asyncio.to_thread(self._journals.read, uid)
-        if journal is None or journal.domain is None:
-            return TaskResult(state=state)
-        path = self._machine.settings.instances_path
-        disks = await asyncio.get_running_loop().run_in_executor(self._looks, allocated, path, journal.domain)
-        return TaskResult(state=state, disks=disks)
-
     async def _revive(self, uid: str) -> timedelta | None:
         """Start a VM that is ACTIVE here and does not run; when to look again if it could not be started, or must wait."""
         try:
@@ -174,24 +167,13 @@ class Worker:
         if wait := self._revivals.remaining(uid):
             return wait
         try:
-            await self._start_and_note(uid, None)
+            await self._effects.start_and_note(uid, None)
         except (KubeError, *FAILURES) as failure:
             log.warning("the VM is not started", reason=failure.reason, message=str(failure))
             return self._revivals.remaining(uid)
         self._revivals.tried(uid)
         self._changed()
         return None
-
-    async def _start_and_note(self, uid: str, task: HostTaskSpec | None) -> None:
-        """Start the VM; if it could not be started, the next revival waits, whoever asked for this start."""
-        try:
-            await self._starter.start(uid, task)
-        except (RefusedError, KubeError):
-            self._revivals.refused(uid)
-            raise
-        except (StorageError, HypervisorError):
-            self._revivals.tried(uid)
-            raise
 
     async def _is_stopped(self, uid: str) -> bool:
         """Whether a copy is ACTIVE here and does not run."""

@@ -1,5 +1,6 @@
 """The command `kubeferry`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -53,6 +54,21 @@ def agent(config: ConfigFile) -> None:
     try:
         run_agent(settings)
     except IdentityError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(code=1) from error
+
+
+@app.command()
+def ssh_serve(
+    socket: Annotated[Path, typer.Option("--socket", help="The unix socket of this node's agent.")],
+    peer: Annotated[str, typer.Option("--peer", help="The node whose key was shown.")],
+) -> None:
+    """Relay a command of another node's agent to this node's: sshd's forced command, never run by hand."""
+    from kubeferry.agent.transfer.serve import ServeError, serve
+
+    try:
+        serve(socket, peer, os.environ.get("SSH_ORIGINAL_COMMAND"))
+    except ServeError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(code=1) from error
 

@@ -61,6 +61,14 @@ def next_in_line(spec: PlacementSpec | None, observed: Observed) -> Migration | 
     return None
 
 
+def may_go(spec: PlacementSpec, migration: Migration) -> bool:
+    """Whether nothing is left to be told of it: its end was, or it is being deleted and never held the lock."""
+    if finished(migration):
+        return True
+    held = (spec.lock is not None and spec.lock.uid == migration.metadata.uid) or settled(spec, migration) is not None
+    return migration.metadata.deletion_timestamp is not None and not held
+
+
 # Taking the lock
 
 

@@ -223,6 +223,9 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, now: datetime) ->
         reasons.CONFIRM_BLOCKED: _QUIET,
         reasons.NEEDS_ATTENTION: _QUIET,
     }
+    if confirmed:  # whatever was told last: an early Confirm is carried out before the last steps are told
+        steps = (reasons.PREPARED, reasons.SOURCE_SEALED, reasons.DISKS_COPIED, reasons.TARGET_ACTIVE)
+        conditions |= dict.fromkeys(steps, _DONE)
     if confirmed and discarding:
         doing = f"the copy on {', '.join(discarding)} is being discarded"
         conditions |= {reasons.CONFIRMED: _Told(Status.FALSE, reasons.IN_PROGRESS, doing)}

@@ -44,7 +44,9 @@ def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
         forget=ledger.recorded(placement.spec, observed.tasks),
         status=project.placed(vm, placement.spec, observed.host(placement.spec.node_name), found, now),
         migrations=_tell(placement.spec, observed, found, now),
-        release_migrations=tuple(m for m in observed.migrations if migration.finished(m) and FINALIZER in m.metadata.finalizers),
+        release_migrations=tuple(
+            m for m in observed.migrations if FINALIZER in m.metadata.finalizers and migration.may_go(placement.spec, m)
+        ),
         requeue_after=min((delay for delay in (again, later, due, _unseen(placement.spec, observed)) if delay is not None), default=None),
     )
 

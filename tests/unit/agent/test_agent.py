@@ -18,7 +18,7 @@ from kubeferry.kube.errors import Unavailable
 
 @pytest.mark.parametrize(("uid", "left"), [("uid-1", 0), ("uid-0", 1)], ids=["of-this-object", "of-an-older-one-of-that-name"])
 async def test_news_of_a_deletion_drops_only_the_task_that_is_meant(rig: Rig, uid: str, left: int) -> None:
-    agent = Agent(rig.machine, FakeServer(), FakeHypervisor(), ManualClock())
+    agent = Agent(rig.machine, rig.keys, FakeServer(), FakeHypervisor(), ManualClock())
     new = ledger.task(placement(), placement().spec.steps[0])
     body = {"metadata": {"name": new.name, "uid": "uid-1"}, "spec": dump(new.spec)}
     agent.saw_task({"type": "ADDED", "object": body})
@@ -42,7 +42,7 @@ class Telling(ManualClock):
 async def test_an_api_server_that_is_away_is_told_again_soon_and_then_every_ten_seconds(rig: Rig) -> None:
     server, clock = FakeServer(), Telling()
     server.before[TELL_NODE] = [Unavailable("no answer")] * 6
-    agent = Agent(rig.machine, server, FakeHypervisor(), clock)
+    agent = Agent(rig.machine, rig.keys, server, FakeHypervisor(), clock)
     await agent.start()
     waits: list[float] = []
     async with asyncio.timeout(30):

@@ -72,7 +72,7 @@ async def test_however_kopf_ends_the_process_ends_and_lets_go_of_the_hosts_lock(
     monkeypatch.setattr(run, "LibvirtHypervisor", lambda *_: rig.hypervisor)
     monkeypatch.setattr(run.kopf, "operator", operator)
     with capture_logs() as logs, pytest.raises(Ended):
-        await run._run(rig.machine)
+        await run._run(rig.machine, rig.keys)
     assert codes == [code]
     assert [line["event"] for line in logs] == last_words
 

@@ -1,18 +1,13 @@
 """Making a new VM's disks: room is reserved before anything is made, and never given twice."""
 
-import asyncio
 import dataclasses
-import threading
-from contextlib import suppress
 
 import pytest
 from agent_rig import Rig, ended
 from builders import UID
 
-from kubeferry.agent import creator as creator_module
-from kubeferry.agent.creator import Creator
-from kubeferry.agent.errors import RefusedError
-from kubeferry.agent.journal import Journals, JournalStore
+from kubeferry.agent import reserver as reserver_module
+from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.storage.create import MARGIN
 from kubeferry.api import reasons
 from kubeferry.api.role import Role
@@ -55,7 +50,7 @@ async def test_what_other_copies_hold_is_not_given_twice(rig: Rig) -> None:
 async def test_a_host_whose_compute_node_can_list_no_more_copies_takes_none_and_goes_on_with_its_own(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(creator_module, "INVENTORY_LENGTH", 2)
+    monkeypatch.setattr(reserver_module, "INVENTORY_LENGTH", 2)
     await rig.place(running=False)
     directory = rig.path / "state" / "journals"
     rig.journals.write(held("other", Role.ACTIVE))
@@ -82,7 +77,7 @@ def held(uid: str, role: Role, *, disk: int = 0, memory: int = 0) -> Journal:
 
 def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Let so many bytes be free for disks."""
-    monkeypatch.setattr(creator_module, "free_bytes", lambda _path: count)
+    monkeypatch.setattr(reserver_module, "free_bytes", lambda _path: count)
 
 
 async def test_everything_is_journaled_before_it_is_made(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,29 +170,6 @@ async def test_a_create_that_goes_on_needs_room_only_for_what_is_missing(rig: Ri
     await rig.worker.reconcile(UID)
     assert rig.journal().role == Role.ACTIVE
     assert rig.journal().reserved == Reserved(cpu=2, memory=512 << 20, disk=MARGIN + root - part)
-
-
-async def test_two_creates_are_not_given_the_same_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = threading.Barrier(2)
-    read_all = JournalStore.all
-
-    def met(store: JournalStore) -> Journals:
-        found = read_all(store)
-        with suppress(threading.BrokenBarrierError):
-            both.wait(timeout=0.2)  # whoever could look at the same time gets the time to
-        return found
-
-    monkeypatch.setattr(JournalStore, "all", met)
-    creator = Creator(rig.machine, rig.journals, rig.calls)
-    domain = dataclasses.replace(rig.domain(), memory=10 * GIB)
-    first, second = (
-        dataclasses.replace(held(uid, Role.INCOMING), domain=dataclasses.replace(domain, uuid=uid), reserved=None) for uid in (UID, "other")
-    )
-    outcomes = await asyncio.gather(creator.create(first), creator.create(second), return_exceptions=True)
-    refused = [outcome for outcome in outcomes if outcome is not None]
-    assert [type(outcome) for outcome in refused] == [RefusedError]
-    assert isinstance(refused[0], RefusedError)
-    assert refused[0].reason == reasons.INSUFFICIENT_MEMORY
 
 
 async def test_a_journal_that_can_not_be_read_keeps_no_other_vm_from_being_made(rig: Rig) -> None:

@@ -2,12 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from builders import UID
 from fake_hypervisor import FakeHypervisor
-from hypervisor_contract import allowed, machine
+from hypervisor_contract import OTHER_UUID, UUID, allowed, machine
 
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.virt.port import ExpiredError, HypervisorError
@@ -52,7 +52,15 @@ async def test_once_a_call_hung_every_later_one_fails_at_once(hanging: Hanging) 
     calls = HypervisorCalls(hanging, callers=9, deadline=0.01)
     with pytest.raises(HypervisorError):
         await calls.domains()
-    for call in (calls.domains, calls.facts, lambda: calls.create(machine(), allowed), lambda: calls.watch(print)):
+    later: tuple[Callable[[], Awaitable[object]], ...] = (
+        calls.domains,
+        calls.facts,
+        lambda: calls.create(machine(), allowed),
+        lambda: calls.shutdown(UID),
+        lambda: calls.destroy(UID),
+        lambda: calls.watch(print),
+    )
+    for call in later:
         with pytest.raises(HypervisorError, match="was not asked") as hung:
             await call()
         assert hung.value.reason == reasons.HYPERVISOR_HUNG
@@ -73,6 +81,18 @@ async def test_a_start_that_does_not_return_is_told_too(hanging: Hanging) -> Non
     calls = HypervisorCalls(hanging, callers=2, create_deadline=0.01)
     with pytest.raises(HypervisorError, match="did not return from create"):
         await calls.create(machine(), allowed)
+
+
+async def test_the_power_button_and_the_end_are_those_of_the_domain_that_is_named() -> None:
+    port = FakeHypervisor()
+    calls = HypervisorCalls(port, callers=2)
+    for uuid, name in ((UUID, "contract"), (OTHER_UUID, "other")):
+        await calls.create(machine(uuid, name), allowed)
+    port.listen(UUID)
+    await calls.shutdown(UUID)
+    assert port.domains() == {OTHER_UUID: True}
+    await calls.destroy(OTHER_UUID)
+    assert port.domains() == {}
 
 
 async def test_what_no_longer_allows_a_start_ends_it(hanging: Hanging) -> None:

@@ -12,9 +12,9 @@ from kubeferry.agent import report as report_module
 from kubeferry.agent.report import FREE_STEP, Report
 from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.api import reasons
-from kubeferry.api.computenode import ComputeNodeStatus, InstancesPath
+from kubeferry.api.computenode import ComputeNodeStatus, InstancesPath, InventoryItem, SshEndpoint
 from kubeferry.api.meta import Condition, Status, condition
-from kubeferry.api.role import RunState
+from kubeferry.api.role import Role, RunState
 
 ROOM = InstancesPath(path="/instances", total=FREE_STEP * 9, free=FREE_STEP * 3 + FREE_STEP - 1, filesystem_id="8:1")
 
@@ -141,3 +141,64 @@ async def test_a_file_system_of_journals_that_hangs_is_told_and_what_was_held_is
     assert str(rig.path / "state") in told(status, reasons.READY).message
     assert [item.uid for item in status.inventory] == [UID]
     assert status.instances == before.instances
+
+
+def item(status: ComputeNodeStatus) -> InventoryItem:
+    (only,) = status.inventory
+    return only
+
+
+@pytest.mark.parametrize(
+    ("occupied", "steps"),
+    [pytest.param(1, 1, id="up-not-down"), pytest.param(FREE_STEP, 1, id="whole"), pytest.param(FREE_STEP + 1, 2, id="next")],
+)
+async def test_what_a_copy_occupies_is_told_in_steps_and_never_less(
+    rig: Rig, occupied: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.created()
+    monkeypatch.setattr(report_module, "occupied_bytes", lambda *_: occupied)
+    assert item(await rig.report.now()).allocated == steps * FREE_STEP
+
+
+async def test_what_a_copy_occupies_is_that_of_the_files_that_its_journal_created(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "FREE_STEP", 1)
+    await rig.created()
+    assert rig.journal().created == ("kernel", "root.raw")
+    (rig.path / "instances" / UID / "notes").write_bytes(b"x" * 70000)
+    expected = sum((rig.path / "instances" / UID / name).stat().st_blocks * 512 for name in ("kernel", "root.raw"))
+    assert item(await rig.report.now()).allocated == expected > 0
+
+
+async def test_of_a_copy_that_is_gone_or_can_not_be_looked_at_no_bytes_are_told_and_of_others_they_are(rig: Rig) -> None:
+    await rig.created()
+    rig.journals.write(dataclasses.replace(rig.journal(), uid="gone", role=Role.GONE, created=()))
+    rig.journals.write(dataclasses.replace(rig.journal(), uid="lost"))
+    rig.journals.write(dataclasses.replace(rig.journal(), uid="prepared", role=Role.INCOMING, created=()))
+    status = await rig.report.now()
+    assert {item.uid: item.allocated for item in status.inventory} == {UID: FREE_STEP, "gone": None, "lost": None, "prepared": 0}
+    assert told(status, reasons.READY).status == Status.TRUE
+    (rig.path / "instances").rename(rig.path / "elsewhere")
+    assert {item.uid: item.allocated for item in (await rig.report.now()).inventory}[UID] is None
+
+
+async def test_files_that_can_not_be_looked_at_are_told_and_what_they_occupy_is_not(
+    rig: Rig, answers: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.created()
+    monkeypatch.setattr(report_module, "occupied_bytes", lambda *_: answers.wait() and 1)
+    report = Report(rig.machine, rig.journals, rig.calls)
+    assert item(await report.now()).allocated == FREE_STEP
+    answers.clear()
+    report._look_at_files._deadline = 0.01
+    status = await report.now()
+    assert item(status).allocated is None
+    assert (told(status, reasons.READY).status, told(status, reasons.READY).reason) == (Status.FALSE, reasons.STORAGE_ERROR)
+    assert "the files in" in told(status, reasons.READY).message
+
+
+@pytest.mark.parametrize(
+    "ssh", [None, SshEndpoint(address="10.0.0.1", port=8022, host_key="ssh-ed25519 AAAA", identity_key="ssh-ed25519 BBBB")]
+)
+async def test_how_other_agents_reach_this_host_is_told(rig: Rig, ssh: SshEndpoint | None) -> None:
+    machine = dataclasses.replace(rig.machine, ssh=ssh)
+    assert (await Report(machine, rig.journals, rig.calls).now()).ssh == ssh

@@ -5,7 +5,7 @@ import pytest
 from builders import UID, domain
 
 from kubeferry.agent.storage.errors import StorageError
-from kubeferry.agent.storage.space import allocated, free_bytes, instances_file_system
+from kubeferry.agent.storage.space import allocated, free_bytes, instances_file_system, occupied_bytes
 from kubeferry.api import reasons
 from kubeferry.api.task import DiskResult
 
@@ -55,3 +55,22 @@ def test_a_missing_disk_is_told_not_counted_as_empty(tmp_path: Path) -> None:
 def test_a_missing_instances_path_has_no_room_to_tell(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
         free_bytes(tmp_path / "missing")
+
+
+def test_a_vm_occupies_what_its_files_and_parts_do_each_counted_once(tmp_path: Path) -> None:
+    directory = tmp_path / UID
+    directory.mkdir()
+    for name, size in {"root.raw": 65536, "data.raw.part": 131072, "console.log": 262144}.items():
+        (directory / name).write_bytes(b"x" * size)
+    os.link(directory / "root.raw", directory / "root.raw.part")  # while it gets its final name
+    blocks = sum((directory / name).stat().st_blocks for name in ("root.raw", "data.raw.part"))
+    assert occupied_bytes(tmp_path, UID, ("root.raw", "data.raw", "not-made-yet")) == blocks * 512
+
+
+def test_a_vm_that_has_created_nothing_occupies_nothing(tmp_path: Path) -> None:
+    assert occupied_bytes(tmp_path, UID, ()) == 0
+
+
+def test_what_a_vm_occupies_can_not_be_told_without_its_directory(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file"):
+        occupied_bytes(tmp_path, UID, ("root.raw",))

@@ -115,14 +115,22 @@ def test_text_logs_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("restored")
 def test_an_agent_that_cannot_be_this_hosts_says_why_in_one_line_and_exits_with_1(tmp_path: Path) -> None:
-    path = written(tmp_path, f"nodeName: a\ninstancesPath: {tmp_path}/missing\nstatePath: {tmp_path}/state")
+    path = written(tmp_path, f"nodeName: a\nmigrationAddress: 127.0.0.1\ninstancesPath: {tmp_path}/missing\nstatePath: {tmp_path}/state")
     result = CliRunner().invoke(app, ["agent", "--config", str(path)])
     assert result.exit_code == 1
     assert result.stderr == f"instancesPath {tmp_path}/missing is no directory: mount the file system of the disks there, or make it\n"
 
 
 def test_an_agents_allow_list_takes_absolute_paths_only(tmp_path: Path) -> None:
-    path = written(tmp_path, "nodeName: a\nallow: {hostPaths: [images]}")
+    path = written(tmp_path, "nodeName: a\nmigrationAddress: 127.0.0.1\nallow: {hostPaths: [images]}")
     result = CliRunner().invoke(app, ["agent", "--config", str(path)])
     assert result.exit_code == 2
     assert "allow.hostPaths.0" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["", "host-b", "192.0.2.1\nPermitRootLogin yes", "192.0.2.1/24", "192.0.2.256"])
+def test_an_agents_migration_address_is_an_ip_address(tmp_path: Path, address: str) -> None:
+    path = written(tmp_path, f"nodeName: a\nmigrationAddress: {json.dumps(address)}")
+    result = CliRunner().invoke(app, ["agent", "--config", str(path)])
+    assert result.exit_code == 2
+    assert "migrationAddress: " in result.stderr

@@ -179,6 +179,29 @@ def test_a_migration_that_is_deleted_while_it_waits_does_nothing() -> None:
     assert life.migrations["move"].status is None
 
 
+@pytest.mark.parametrize("until", [None, Verb.PREPARE, Verb.COPY], ids=["before-the-lock", "with-the-lock", "in-the-copy"])
+def test_one_that_is_deleted_goes_at_once_only_if_it_never_held_the_lock(until: Verb | None) -> None:
+    life = Life()
+    if until is None:
+        life.holds("a", state=RunState.STOPPED)
+        life._meta("move", finalizers=(FINALIZER,))
+    else:
+        life.go_on_to(until)
+    life._meta("move", deletion_timestamp=NOON)
+    life.step()
+    assert life.migrations["move"].metadata.finalizers == (() if until is None else (FINALIZER,))
+
+
+def test_one_that_is_settled_and_deleted_goes_only_once_its_end_was_told() -> None:
+    life = Life()
+    life.go_on_to()
+    life._meta("move", deletion_timestamp=NOON)
+    life.wish("Confirm")
+    assert life.migrations["move"].metadata.finalizers == (FINALIZER,)
+    life.answer(Verb.DISCARD)
+    assert life.migrations["move"].metadata.finalizers == ()
+
+
 # Forward
 
 
@@ -391,6 +414,7 @@ def test_an_early_confirm_waits_and_is_then_carried_out() -> None:
     life.answer(Verb.COPY)
     life.answer(Verb.ACTIVATE)
     assert life.open() == [(Verb.DISCARD, "a")]
+    assert life.told(reasons.TARGET_ACTIVE) == ("True", reasons.DONE)
 
 
 BLOCKED: list[Any] = [

@@ -1,6 +1,9 @@
-"""What the user of a demo that fails gets to see."""
+"""What the user of a demo gets to see of a migration, and of a demo that fails."""
 
+import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,3 +110,61 @@ def test_a_lab_that_cannot_be_removed_is_told_and_not_called_removed(
     said = capsys.readouterr()
     assert said.err == "\nthe demo failed: still running: pid 7\n"
     assert "everything is removed again" not in said.out
+
+
+class MovingLab:
+    """A lab where a Migration is one state further whenever its row is looked at."""
+
+    def __init__(self, tmp_path: Path, *states: dict[str, Any]) -> None:
+        self._log = tmp_path / "controller.log"
+        self._states = list(states)
+        self._now: dict[str, Any] = {}
+
+    def log(self, _: str) -> Path:
+        return self._log
+
+    def kubectl(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        assert words[:3] == ("get", "fmig", "web-0-move")
+        if words[3:] == ("-o", "json"):
+            out = json.dumps({"status": self._now})
+        else:
+            self._now = self._states.pop(0) if self._states else self._now
+            out = f"NAME         PHASE              AGE\nweb-0-move   {self._now['phase']:16}   1s\n"
+        return subprocess.CompletedProcess(words, 0, out, "")
+
+
+def told(phase: str, *conditions: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "phase": phase,
+        "conditions": [{"type": kind, "status": status, "reason": "Because", "message": "of this"} for kind, status in conditions],
+    }
+
+
+def test_a_migration_is_shown_until_it_is_in_the_phase_that_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = (("NeedsAttention", "False"), ("Succeeded", "Unknown"))
+    states = ["Preparing", "Preparing", "AwaitingDecision", "Confirming"]
+    demo.Demo(MovingLab(tmp_path, *(told(phase, *quiet) for phase in states))).follow("web-0-move", "AwaitingDecision")  # type: ignore[arg-type]
+    command, *lines = capsys.readouterr().out.splitlines()
+    assert command.startswith("$ kubectl get fmig web-0-move ")
+    assert [line.split() for line in lines] == [
+        ["NAME", "PHASE", "AGE"],
+        ["web-0-move", "Preparing", "1s"],
+        ["web-0-move", "AwaitingDecision", "1s"],
+    ]
+
+
+@pytest.mark.parametrize(("kind", "status"), [("NeedsAttention", "True"), ("Succeeded", "False")])
+def test_a_migration_that_goes_wrong_is_not_waited_for_and_says_why(tmp_path: Path, kind: str, status: str) -> None:
+    lab = MovingLab(tmp_path, told("Pending"), told("Failed", (kind, status)))
+    with pytest.raises(LabError, match=f"web-0-move: {kind}/Because: of this"):
+        demo.Demo(lab).follow("web-0-move", "AwaitingDecision")  # type: ignore[arg-type]
+
+
+def test_a_migration_that_does_not_get_there_is_told_with_its_phase_and_the_controllers_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "MOVE_SECONDS", 0.1)
+    lab = MovingLab(tmp_path, told("Copying"))
+    lab.log("controller").write_text("no news\n")
+    with pytest.raises(LabError, match=r"(?s)web-0-move to be in phase AwaitingDecision: .*its phase is Copying.*no news"):
+        demo.Demo(lab).follow("web-0-move", "AwaitingDecision")  # type: ignore[arg-type]

@@ -69,7 +69,7 @@ def open_instance(instances_path: Path, uid: str) -> Iterator[Instance]:
         try:
             fd = _made(parent, uid)
         except NotADirectoryError as error:
-            raise _foreign(path, "it is no directory, or a link") from error
+            raise foreign(path, "it is no directory, or a link") from error
         finally:
             os.close(parent)
     try:
@@ -121,16 +121,22 @@ def check_files(instance: Instance, created: Collection[str]) -> Mapping[str, os
     for name, status in sorted(found.items()):
         final = name.removesuffix(PART)
         if final not in created:
-            raise _foreign(instance.path / name, "no journal of this host tells of it")
+            raise foreign(instance.path / name, "no journal of this host tells of it")
         if not stat.S_ISREG(status.st_mode):
-            raise _foreign(instance.path / name, "it is no regular file")
+            raise foreign(instance.path / name, "it is no regular file")
         names = sum(found[other].st_ino == status.st_ino for other in (final, final + PART) if other in found)
         if status.st_nlink != names:
-            raise _foreign(instance.path / name, f"it has {status.st_nlink} names, and {names} of them here")
+            raise foreign(instance.path / name, f"it has {status.st_nlink} names, and {names} of them here")
     return found
 
 
-def _foreign(path: Path, seen: str) -> StorageError:
+def foreign(path: Path, seen: str) -> StorageError:
+    """The refusal to touch something.
+
+    Args:
+        path: where it lies.
+        seen: why it is not the VM's.
+    """
     return StorageError(
         reasons.FOREIGN_FILES,
         f"{path} is not this VM's: {seen}; only files that the VM's journal created are expected; find out whose it is, and move it away",

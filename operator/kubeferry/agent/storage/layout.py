@@ -1,5 +1,7 @@
 """Names in an instance directory, `<instances path>/<VM uid>/`: the seam between the files and the domain XML."""
 
+import re
+
 from kubeferry.api.domain import DomainDisk
 
 KERNEL = "kernel"
@@ -8,8 +10,17 @@ CONSOLE_LOG = "console.log"
 """Made by virtlogd, which also rotates it (console.log.0): no journal tells of it."""
 PART = ".part"
 """Suffix of a file that is not whole yet."""
+TRASH = ".trash"
+"""Directory beside the instance directories. No VM's: a uid has no dot."""
+
+_CONSOLE_LOGS = re.compile(re.escape(CONSOLE_LOG) + r"(\.[0-9]+)?")
 
 
 def disk_file(disk: DomainDisk) -> str:
     """Name of a disk's image. Volume names have no dot, so it is never another file's name."""
     return f"{disk.name}.{disk.format}"
+
+
+def is_console_log(name: str) -> bool:
+    """Whether virtlogd made it: the guest's console log, or one that was rotated away."""
+    return _CONSOLE_LOGS.fullmatch(name) is not None

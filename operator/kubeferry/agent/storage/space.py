@@ -1,10 +1,12 @@
 """Room on the file system that holds the disks."""
 
 import os
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from kubeferry.agent.storage.errors import storage_errors
-from kubeferry.agent.storage.layout import disk_file
+from kubeferry.agent.storage.layout import PART, disk_file
 from kubeferry.api.computenode import InstancesPath
 from kubeferry.api.domain import Domain
 from kubeferry.api.task import DiskResult
@@ -53,3 +55,28 @@ def allocated(instances_path: Path, domain: Domain) -> tuple[DiskResult, ...]:
     directory = instances_path / domain.uuid
     with storage_errors(f"look at the disks in {directory}"):
         return tuple(DiskResult(name=disk.name, allocated=allocated_bytes((directory / disk_file(disk)).lstat())) for disk in domain.disks)
+
+
+def occupied_bytes(instances_path: Path, uid: str, created: Collection[str]) -> int:
+    """Bytes that a VM's files occupy, whole ones and parts.
+
+    Args:
+        instances_path: where the instances lie.
+        uid: the VM's uid.
+        created: final names that the VM's journal created; one that is not there by now, or no more, occupies nothing.
+
+    Raises:
+        StorageError: `StorageError`: it can't be told.
+    """
+    if not created:
+        return 0
+    directory = instances_path / uid
+    found: dict[int, int] = {}  # by inode: a file that is just getting its final name has both
+    with storage_errors(f"look at the files in {directory}"):
+        directory.stat()
+        for name in created:
+            for path in (directory / (name + PART), directory / name):
+                with suppress(FileNotFoundError):
+                    status = path.lstat()
+                    found[status.st_ino] = allocated_bytes(status)
+    return sum(found.values())

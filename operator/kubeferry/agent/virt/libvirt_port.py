@@ -87,15 +87,14 @@ class LibvirtHypervisor:
     def domains(self) -> Mapping[str, bool]:
         """See `Hypervisor.domains`."""
         with self._connected() as connection:
-            # The id came with the list: asked one by one, a domain could be gone in between.
-            return {domain.UUIDString(): domain.ID() != -1 for domain in connection.listAllDomains()}
+            return _domains(connection)
 
     def create(self, xml: str, allowed: Callable[[], bool]) -> None:
         """See `Hypervisor.create`."""
         uuid = _uuid(xml)
         with self._connected() as connection:
             # libvirt would start a defined domain of that uuid and name, and keep its definition: `virsh start` could run it later.
-            if any(domain.UUIDString() == uuid for domain in connection.listAllDomains()):
+            if uuid in _domains(connection):
                 raise HypervisorError(
                     reasons.HYPERVISOR_ERROR,
                     f"libvirt knows a domain with uuid {uuid} already, expected none; if it is not this VM's, destroy and undefine it",
@@ -103,6 +102,16 @@ class LibvirtHypervisor:
             if not allowed():
                 raise ExpiredError
             connection.createXML(xml)
+
+    def shutdown(self, uuid: str) -> None:
+        """See `Hypervisor.shutdown`."""
+        with self._connected() as connection, _unless_ended(connection, uuid):
+            connection.lookupByUUIDString(uuid).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+    def destroy(self, uuid: str) -> None:
+        """See `Hypervisor.destroy`."""
+        with self._connected() as connection, _unless_ended(connection, uuid):
+            connection.lookupByUUIDString(uuid).destroy()
 
     def watch(self, callback: Callable[[str], None]) -> None:
         """See `Hypervisor.watch`."""
@@ -169,6 +178,22 @@ class LibvirtHypervisor:
             f"libvirtd does not answer at {self._uri}: {error}; see that it runs, and that its socket's directory is mounted",
             retryable=True,
         )
+
+
+@contextmanager
+def _unless_ended(connection: libvirt.virConnect, uuid: str) -> Iterator[None]:
+    """Let an error go if the domain has no process any more: it ended before the call, or meanwhile."""
+    try:
+        yield
+    except libvirt.libvirtError:
+        # Not told by the error's code: beside "no domain" and "not running", it may be that of a monitor that was cut off.
+        if _domains(connection).get(uuid):
+            raise
+
+
+def _domains(connection: libvirt.virConnect) -> Mapping[str, bool]:
+    # The id came with the list: asked one by one, a domain could be gone in between.
+    return {domain.UUIDString(): domain.ID() != -1 for domain in connection.listAllDomains()}
 
 
 def _close_unused(session: _Session) -> None:

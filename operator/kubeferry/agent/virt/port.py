@@ -71,6 +71,20 @@ class Hypervisor(Protocol):
                 If the hypervisor became unreachable meanwhile, the domain may run all the same: look at `domains`.
         """
 
+    def shutdown(self, uuid: str) -> None:
+        """Press a domain's power button (ACPI); the guest may not listen. Of one that has no process, or is not known, nothing happens.
+
+        Raises:
+            HypervisorError: it does not answer, or refuses.
+        """
+
+    def destroy(self, uuid: str) -> None:
+        """End a domain's process at once, as a power cut does. Of one that has none, or is not known, nothing happens.
+
+        Raises:
+            HypervisorError: it does not answer, or the process could not be ended.
+        """
+
     def watch(self, callback: Callable[[str], None]) -> None:
         """Call back with a domain's uuid at each event of its life, from another thread.
 

@@ -1,0 +1,66 @@
+"""Gives up a VM's copy: proved stopped, its files go to the trash, and only its epoch is left in the journal.
+
+The trash is emptied by nothing yet: a later version will have a sweeper for that. Until then its bytes stay occupied, and whoever
+needs them, or the files, finds both in the instances path under `.trash/UID-EPOCH`.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from kubeferry.agent.journal import JournalStore
+from kubeferry.agent.machine import Machine
+from kubeferry.agent.stopped import StopProof
+from kubeferry.agent.storage.layout import disk_file
+from kubeferry.agent.storage.trash import move_to_trash
+from kubeferry.api.domain import Domain
+from kubeferry.core import host
+from kubeferry.core.journal import Journal
+
+log = structlog.get_logger(__name__)
+
+
+class Discarder:
+    """Carries out `Effect.DISCARD`."""
+
+    def __init__(self, machine: Machine, journals: JournalStore, proof: StopProof) -> None:
+        self._machine = machine
+        self._journals = journals
+        self._proof = proof
+        self._files = ThreadPoolExecutor(max_workers=2, thread_name_prefix="trash")
+
+    async def discard(self, journal: Journal) -> Journal:
+        """Move the copy's files to the trash. Called again after an interruption, it goes on.
+
+        Args:
+            journal: DELETING, as the role table wants it written. The VM is proved stopped before.
+
+        Returns:
+            The journal as it is written now: GONE.
+
+        Raises:
+            RefusedError: `NotStopped`; nothing was changed, not even the journal.
+            StorageError: `ForeignFiles`: a file is not this VM's, and nothing was moved; the file system refused, or a journal can't
+                be written; or the proof can't be had.
+            HypervisorError: the hypervisor does not answer; nothing was changed.
+        """
+        domain = journal.domain
+        if domain is None:
+            raise ValueError(f"the journal of {journal.uid} has no domain")
+        await self._proof.require(domain)
+        gone, left = await asyncio.get_running_loop().run_in_executor(self._files, self._move, journal, domain)
+        if left:
+            directory = str(self._machine.instance(journal.uid))
+            log.warning("the copy is given up; what is not the VM's own stays where it is", directory=directory, left=left)
+        log.info("copy discarded", created=journal.created)
+        return gone
+
+    def _move(self, journal: Journal, domain: Domain) -> tuple[Journal, tuple[str, ...]]:
+        """Journal and move; the journal as it is then, and the names of what is left. Runs in a thread."""
+        self._journals.write(journal)
+        inodes = {disk_file(disk): journal.disks[disk.name].inode for disk in domain.disks if disk.name in journal.disks}
+        left = move_to_trash(self._machine.settings.instances_path, journal.uid, journal.epoch, journal.created, inodes)
+        gone = host.bury(journal)
+        self._journals.write(gone)
+        return gone, left

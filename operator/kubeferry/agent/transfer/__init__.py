@@ -1,0 +1,1 @@
+"""Agents meet here: keys, sshd, and the stream that carries disks from one host to another."""

@@ -1,0 +1,351 @@
+"""A migration as one host sees it: what each task makes of the copy here, with real files and a hypervisor that keeps libvirt's rules."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from agent_rig import HOST_ID, Rig, ended
+from builders import NOON, UID
+
+from kubeferry.agent.errors import RefusedError
+from kubeferry.agent.transfer.errors import TransferError
+from kubeferry.agent.transfer.sender import Sent
+from kubeferry.api import reasons
+from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus, SshEndpoint
+from kubeferry.api.meta import Meta
+from kubeferry.api.placement import Copy, Direction, Lock, LockKind, Move, Step, StepState
+from kubeferry.api.role import Role
+from kubeferry.api.task import DiscardMode, HostTaskSpec, TaskPhase, TaskProgress, Verb
+from kubeferry.core.journal import Journal, JournalStep
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvvoOpHJXl5V6rsXCTpBQLsMTZhJH8yJ1xlZ7mJ6FJq"
+
+
+class Others:
+    """The other agents: they note what they are asked, and answer as they were told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[Verb] = []
+        self.error: TransferError | None = None
+        self.meanwhile: Callable[[Callable[[TaskProgress], None]], Any] | None = None
+
+    async def preflight(self, task: HostTaskSpec) -> None:
+        await self._ask(task)
+
+    async def copy(self, task: HostTaskSpec, journal: Journal, on_progress: Callable[[TaskProgress], None]) -> Sent:
+        await self._ask(task)
+        if self.meanwhile is not None:
+            await self.meanwhile(on_progress)
+        return Sent(bytes_copied=20, digest="d" * 64)
+
+    async def _ask(self, task: HostTaskSpec) -> None:
+        self.asked.append(task.verb)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def others(rig: Rig) -> Others:
+    made = Others()
+    rig.effects._outbound = made  # type: ignore[assignment]
+    return made
+
+
+async def move(rig: Rig, *, source: str = "a", target: str = "b", direction: Direction = Direction.FORWARD, **changes: Any) -> None:
+    """A migration has taken the VM's lock: epoch 2, or 3 if it goes back."""
+    spec = (await rig.placement()).spec
+    held = Move(direction=direction, source=source, target=target, domain=spec.domain, bytes=1 << 20, shutdown_timeout_seconds=60)
+    epoch = 2 if direction == Direction.FORWARD else 3
+    copies = tuple(Copy(node=node, host_id=f"host-{node}", epoch_id="e1") for node in (source, target))
+    lock = Lock(kind=LockKind.MIGRATION, namespace="shop", name="move", uid="m-1")
+    lineage = ("e3", "e2", "e1")[3 - epoch :]
+    await rig.change(**({"epoch": epoch, "lineage": lineage, "lock": lock, "move": held, "copies": copies, "steps": ()} | changes))
+
+
+async def running(rig: Rig) -> str:
+    """The VM runs here, and its guest listens to the power button; its domain's XML."""
+    await rig.created()
+    await rig.ask(Verb.START)
+    assert rig.runs()
+    rig.hypervisor.listen(UID)
+    return rig.hypervisor.xml(UID)
+
+
+def proved(verb: Verb, node: str, epoch: int) -> Step:
+    return Step(
+        seq=1, verb=verb, node=node, host_id=f"host-{node}", epoch=epoch, state=StepState.SUCCEEDED, started_at=NOON, finished_at=NOON
+    )
+
+
+async def verified(rig: Rig) -> None:
+    """The copy here was filled from host b and is whole."""
+    await rig.created()
+    rig.journals.write(
+        dataclasses.replace(
+            rig.journal(), role=Role.VERIFIED, epoch=2, epoch_id="e2", source="b", step=JournalStep(seq=1, verb=Verb.PREPARE)
+        )
+    )
+
+
+async def test_a_target_that_is_prepared_has_reserved_what_the_vm_needs_and_knows_who_may_call(rig: Rig) -> None:
+    await rig.place(node_name="b", host_id="host-b")
+    node = await rig.cluster.create(ComputeNode, Meta(name="b"))
+    told = ComputeNodeStatus(
+        host_id="host-b",
+        boot_id="boot-b",
+        protocol_version=1,
+        agent_version="test",
+        ssh=SshEndpoint(address="10.0.0.2", port=8022, host_key=KEY, identity_key=KEY),
+    )
+    await rig.cluster.apply_status(ComputeNode, node.metadata.name, told)
+    await move(rig, source="b", target="a")
+    assert ended(await rig.ask(Verb.PREPARE)) == "Prepared"
+    journal = rig.journal()
+    assert (journal.role, journal.epoch, journal.epoch_id, journal.source) == (Role.INCOMING, 2, "e2", "b")
+    assert journal.reserved is not None
+    assert journal.reserved.memory == journal.domain.memory if journal.domain else False
+    authorized = (rig.settings.state_path / "ssh" / "authorized_keys").read_text()
+    assert authorized.count("\n") == 1
+    assert f"restrict {KEY}" in authorized
+    assert "--peer b" in authorized
+
+
+async def test_a_host_that_has_the_vm_is_no_target(rig: Rig) -> None:
+    await running(rig)
+    await move(rig, source="b", target="a")
+    assert ended(await rig.ask(Verb.PREPARE)) == reasons.UNABLE_TO_MIGRATE_TO_SELF
+    assert rig.journal().epoch == 1
+
+
+async def test_a_preflight_reaches_the_target_and_changes_nothing_here(rig: Rig, others: Others) -> None:
+    await running(rig)
+    await move(rig)
+    before = rig.journal()
+    assert ended(await rig.ask(Verb.PREFLIGHT)) == "Reachable"
+    assert (others.asked, rig.journal(), rig.runs()) == ([Verb.PREFLIGHT], before, True)
+
+
+async def test_a_target_that_cannot_be_reached_is_told_with_the_reason_and_the_vm_runs_on(rig: Rig, others: Others) -> None:
+    await running(rig)
+    await move(rig)
+    others.error = TransferError(reasons.SSH_HOST_KEY_MISMATCH, "another key")
+    assert ended(await rig.ask(Verb.PREFLIGHT)) == reasons.SSH_HOST_KEY_MISMATCH
+    assert rig.runs()
+
+
+async def test_a_sealed_vm_is_stopped_and_its_host_does_not_start_it_again(rig: Rig) -> None:
+    await running(rig)
+    await move(rig)
+    assert ended(await rig.ask(Verb.SEAL)) == "Sealed"
+    assert (rig.journal().role, rig.journal().epoch, rig.runs()) == (Role.SEALED, 2, False)
+    rig.clock.advance(3600)
+    await rig.worker.reconcile(UID)
+    assert not rig.runs()
+
+
+async def test_a_copy_is_released_once_the_target_has_it(rig: Rig, others: Others) -> None:
+    await sealed(rig)
+    task = await rig.ask(Verb.COPY)
+    assert ended(task) == "Released"
+    assert task.status is not None
+    assert task.status.result is not None
+    assert (task.status.result.bytes_copied, task.status.result.digest) == (20, "d" * 64)
+    assert rig.journal().role == Role.RELEASED
+
+
+async def sealed(rig: Rig) -> str:
+    xml = await running(rig)
+    await move(rig)
+    await rig.ask(Verb.SEAL)
+    return xml
+
+
+async def test_a_copy_that_broke_leaves_the_source_sealed_and_is_begun_anew(rig: Rig, others: Others) -> None:
+    await sealed(rig)
+    others.error = TransferError(reasons.TRANSFER_BROKEN, "cut", retryable=True)
+    assert ended(await rig.ask(Verb.COPY)) == reasons.TRANSFER_BROKEN
+    assert rig.journal().role == Role.SEALED
+    others.error = None
+    assert ended(await rig.ask(Verb.COPY)) == "Released"
+    assert others.asked == [Verb.COPY, Verb.COPY]
+    assert ended(await rig.ask(Verb.COPY)) == "Released"
+    assert others.asked == [Verb.COPY, Verb.COPY], "what was done is acknowledged from the journal"
+
+
+async def test_nothing_is_copied_of_a_vm_that_somebody_has_started_since(rig: Rig, others: Others) -> None:
+    xml = await sealed(rig)
+    rig.hypervisor.create(xml, lambda: True)
+    assert ended(await rig.ask(Verb.COPY)) == reasons.NOT_STOPPED
+    assert (others.asked, rig.journal().role) == ([], Role.SEALED)
+
+
+async def test_how_far_a_copy_is_stands_in_the_task_while_it_runs_and_not_after(rig: Rig, others: Others) -> None:
+    await sealed(rig)
+    told: list[TaskProgress | None] = []
+
+    async def meanwhile(on_progress: Callable[[TaskProgress], None]) -> None:
+        on_progress(TaskProgress(bytes_total=20, bytes_done=7))
+        async with asyncio.timeout(30):
+            while not told:
+                await asyncio.sleep(0)
+                (running,) = [t for t in await rig.tasks() if t.spec.verb == Verb.COPY]
+                if running.status is not None and running.status.progress is not None:
+                    assert running.status.phase == TaskPhase.RUNNING
+                    told.append(running.status.progress)
+
+    others.meanwhile = meanwhile
+    task = await rig.ask(Verb.COPY)
+    assert told == [TaskProgress(bytes_total=20, bytes_done=7)]
+    assert task.status is not None
+    assert task.status.progress is None
+
+
+async def test_a_target_whose_copy_is_whole_starts_the_vm_with_the_sources_word(rig: Rig) -> None:
+    await verified(rig)
+    await move(rig, source="b", target="a", node_name="a", host_id=HOST_ID, steps=(proved(Verb.COPY, "b", 2),))
+    assert ended(await rig.ask(Verb.ACTIVATE)) == "Running"
+    assert (rig.journal().role, rig.runs()) == (Role.ACTIVE, True)
+
+
+@pytest.mark.parametrize("steps", [(), (proved(Verb.SEAL, "b", 2),)], ids=["no-word", "another-word"])
+async def test_without_the_sources_word_a_whole_copy_is_not_started(rig: Rig, steps: tuple[Step, ...]) -> None:
+    await verified(rig)
+    await move(rig, source="b", target="a", node_name="a", host_id=HOST_ID, steps=steps)
+    assert ended(await rig.ask(Verb.ACTIVATE)) == reasons.REFUSED_BY_ROLE
+    assert (rig.journal().role, rig.runs()) == (Role.VERIFIED, False)
+
+
+async def test_an_activate_that_comes_too_late_finds_the_gate_shut(rig: Rig) -> None:
+    await verified(rig)
+    await move(rig, source="b", target="a", node_name="", host_id="", steps=(proved(Verb.COPY, "b", 2),))
+    assert ended(await rig.ask(Verb.ACTIVATE)) == reasons.GATE_SHUT
+    assert not rig.runs()
+
+
+async def test_a_source_that_gave_up_its_right_takes_it_back_with_proof(rig: Rig, others: Others) -> None:
+    await sealed(rig)
+    await rig.ask(Verb.COPY)
+    await move(rig, direction=Direction.BACK, steps=(proved(Verb.SEAL, "b", 3),))
+    assert ended(await rig.ask(Verb.ACTIVATE)) == "Running"
+    assert (rig.journal().role, rig.journal().epoch, rig.runs()) == (Role.ACTIVE, 3, True)
+
+
+async def released(rig: Rig) -> str:
+    """This host's copy has lost, and is to go."""
+    xml = await sealed(rig)
+    await rig.ask(Verb.COPY)
+    spec = (await rig.placement()).spec
+    marked = tuple(dataclasses.replace(c, discard=DiscardMode.TRASH) if c.node == "a" else c for c in spec.copies)
+    await rig.change(lock=None, move=None, node_name="b", host_id="host-b", copies=marked)
+    return xml
+
+
+async def test_a_copy_that_has_lost_goes_to_the_trash(rig: Rig, others: Others) -> None:
+    await released(rig)
+    assert ended(await rig.ask(Verb.DISCARD)) == "Gone"
+    assert not (rig.settings.instances_path / UID).exists()
+    assert (rig.settings.instances_path / ".trash" / f"{UID}-2" / "root.raw").read_bytes().startswith(b"content of the image")
+    journal = rig.journal()
+    assert (journal.role, journal.epoch, journal.domain, journal.reserved) == (Role.GONE, 2, None, None)
+    assert ended(await rig.ask(Verb.DISCARD)) == "Gone"
+
+
+async def test_a_copy_whose_vm_runs_here_is_never_discarded(rig: Rig, others: Others) -> None:
+    xml = await released(rig)
+    rig.hypervisor.create(xml, lambda: True)
+    assert ended(await rig.ask(Verb.DISCARD)) == reasons.NOT_STOPPED
+    assert (rig.settings.instances_path / UID / "root.raw").exists()
+    assert rig.journal().role == Role.RELEASED
+
+
+async def test_whoever_fills_the_copy_is_gone_before_a_task_judges_by_its_journal(rig: Rig) -> None:
+    await rig.place()
+    begun, order = asyncio.Event(), []
+
+    async def fill() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            order.append("receiver gone")
+
+    receiving = asyncio.create_task(rig.receivers.run(UID, fill))
+    await begun.wait()
+    assert ended(await rig.ask(Verb.CREATE)) == "Created"
+    assert order == ["receiver gone"]
+    with pytest.raises(TransferError):
+        await receiving
+
+
+async def test_nothing_is_received_while_a_task_is_carried_out(rig: Rig, others: Others) -> None:
+    await sealed(rig)
+    refused: list[str] = []
+
+    async def meanwhile(_: Callable[[TaskProgress], None]) -> None:
+        async def fill() -> None:
+            raise AssertionError("received beside a task")
+
+        with pytest.raises(RefusedError) as error:
+            await rig.receivers.run(UID, fill)
+        refused.append(error.value.reason)
+
+    others.meanwhile = meanwhile
+    assert ended(await rig.ask(Verb.COPY)) == "Released"
+    assert refused == [reasons.NOT_INCOMING]
+
+
+async def test_a_guest_gets_as_long_to_shut_down_as_the_migration_says(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    graces: list[int] = []
+    seal = rig.effects._sealer.seal
+
+    async def noting(journal: Journal, grace: int) -> Journal:
+        graces.append(grace)
+        return await seal(journal, grace)
+
+    monkeypatch.setattr(rig.effects._sealer, "seal", noting)
+    await sealed(rig)
+    assert graces == [60]
+
+
+async def test_a_copy_that_begins_is_journaled_before_a_byte_is_sent(rig: Rig, others: Others) -> None:
+    await sealed(rig)
+    seen: list[Verb] = []
+
+    async def meanwhile(_: Callable[[TaskProgress], None]) -> None:
+        seen.append(rig.journal().step.verb)
+
+    others.meanwhile = meanwhile
+    await rig.ask(Verb.COPY)
+    assert seen == [Verb.COPY]
+
+
+async def test_a_host_that_holds_nothing_notes_the_epoch_of_a_discard(rig: Rig) -> None:
+    await rig.place(node_name="b", host_id="host-b")
+    await move(rig, source="b", target="a")
+    spec = (await rig.placement()).spec
+    marked = tuple(dataclasses.replace(c, discard=DiscardMode.TRASH) if c.node == "a" else c for c in spec.copies)
+    await rig.change(copies=marked)
+    assert ended(await rig.ask(Verb.DISCARD)) == "Gone"
+    assert (rig.journal().role, rig.journal().epoch) == (Role.GONE, 2)
+
+
+async def test_a_task_goes_by_what_the_receiver_that_it_ended_has_left(rig: Rig) -> None:
+    await rig.place()
+    begun = asyncio.Event()
+
+    async def fill() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:  # it had just come to its end
+            step = JournalStep(seq=1, verb=Verb.PREPARE)
+            rig.journals.write(Journal(uid=UID, epoch=1, epoch_id="e1", role=Role.VERIFIED, step=step, source="b"))
+
+    receiving = asyncio.create_task(rig.receivers.run(UID, fill))
+    await begun.wait()
+    assert ended(await rig.ask(Verb.CREATE)) == reasons.REFUSED_BY_ROLE
+    assert rig.journal().role == Role.VERIFIED
+    with pytest.raises(TransferError):
+        await receiving

@@ -1,0 +1,237 @@
+"""Who is let do what through the agent's socket, and how a command ends."""
+
+import asyncio
+import dataclasses
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from builders import UID
+from sshd import EPOCH, KERNEL, NAMES, REQUEST, Caller, Target, digests, headers
+
+from kubeferry.agent.transfer import receiver, service, wire
+from kubeferry.agent.transfer.wire import Announcement, AnswerState
+from kubeferry.api import reasons
+from kubeferry.api.role import Role
+
+
+async def test_foreign_files_are_refused_and_left(target: Target, source: Path) -> None:
+    target.expect(created=("kernel",))
+    target.directory.mkdir()
+    (target.directory / "kernel").write_bytes(b"of an earlier try")
+    (target.directory / "root.raw").write_bytes(b"another's")
+    async with target.serving():
+        for command in ("receive", "make-instance-dir"):
+            async with target.call(command) as caller:
+                if command == "receive":
+                    caller.announce(headers(source))
+                else:
+                    caller.send(wire.message(REQUEST))
+                assert (await caller.refusal()).startswith(reasons.FOREIGN_FILES)
+    assert target.files() == ["kernel", "root.raw"]
+    assert (target.directory / "root.raw").read_bytes() == b"another's"
+
+
+@pytest.mark.parametrize(
+    ("role", "source_node", "epoch", "epoch_id"),
+    [
+        (Role.ACTIVE, "a", EPOCH, "e7"),
+        (Role.SEALED, "a", EPOCH, "e7"),
+        (Role.INCOMING, "c", EPOCH, "e7"),
+        (Role.INCOMING, None, EPOCH, "e7"),
+        (Role.INCOMING, "a", EPOCH + 1, "e7"),
+        (Role.INCOMING, "a", EPOCH - 1, "e7"),
+        (Role.INCOMING, "a", EPOCH, "e8"),
+    ],
+)
+@pytest.mark.parametrize("command", ["receive", "make-instance-dir"])
+async def test_a_copy_that_is_not_this_peers_to_fill_at_this_epoch_is_refused(
+    command: str, role: Role, source_node: str | None, epoch: int, epoch_id: str, target: Target, source: Path
+) -> None:
+    before = target.expect(role, source_node)
+    request = dataclasses.replace(REQUEST, epoch=epoch, epoch_id=epoch_id)
+    async with target.serving(), target.call(command) as caller:
+        caller.send(wire.message(Announcement(request=request, files=headers(source)) if command == "receive" else request))
+        assert (await caller.refusal()).startswith(reasons.NOT_INCOMING)
+    assert (target.journal(), target.files()) == (before, [])
+
+
+async def test_a_vm_that_this_host_never_heard_of_is_refused(target: Target) -> None:
+    async with target.serving(), target.call("make-instance-dir") as caller:
+        caller.send(wire.message(REQUEST))
+        assert (await caller.refusal()).startswith(reasons.NOT_INCOMING)
+    assert not target.directory.exists()
+
+
+async def test_a_verified_copy_is_told_and_not_touched(target: Target, source: Path) -> None:
+    target.expect(Role.VERIFIED, created=NAMES)
+    target.directory.mkdir()
+    (target.directory / "kernel").write_bytes(b"whole")
+    async with target.serving(), target.call("receive") as caller:
+        caller.announce(headers(source))
+        answer = await caller.answer()
+    assert (answer.state, answer.digest) == (AnswerState.VERIFIED, None)
+    assert (target.directory / "kernel").read_bytes() == b"whole"
+
+
+async def test_the_directory_is_made_and_that_changes_no_journal(target: Target) -> None:
+    before = target.expect()
+    async with target.serving(), target.call("make-instance-dir") as caller:
+        caller.send(wire.message(REQUEST))
+        assert (await caller.answer()).state == AnswerState.MADE
+    assert (target.journal(), target.directory.is_dir()) == (before, True)
+
+
+async def test_a_connection_that_is_cut_leaves_an_incoming_copy_without_parts(target: Target, source: Path) -> None:
+    target.expect()
+    async with target.serving():
+        async with target.call("receive") as caller:
+            await caller.begin(source)
+            assert target.files() == ["kernel.part", "root.raw.part"]
+            caller.send(wire.data(0, 0, KERNEL)[:-1])
+            caller.writer.write_eof()
+            assert "ended the stream" in await caller.refusal()
+        await target.idle()
+        assert target.still_incoming()
+
+
+async def test_a_sender_that_falls_silent_is_given_up(target: Target, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.expect()
+    async with target.serving(), target.call("receive") as caller:
+        await caller.begin(source)
+        monkeypatch.setattr(receiver, "SILENCE_SECONDS", 0.1)
+        caller.send(wire.data(0, 0, KERNEL))
+        assert "said nothing for 0 s" in await caller.refusal()
+        await target.idle()
+    assert target.still_incoming()
+
+
+async def test_a_second_receiver_ends_the_first_and_starts_anew(target: Target, source: Path) -> None:
+    target.expect()
+    async with target.serving(), target.call("receive") as first, target.call("receive") as second:
+        await first.begin(source)
+        first.send(wire.data(0, 0, b"of the first"))
+        await second.begin(source)
+        assert "a newer one began" in await first.refusal()
+        second.send_data()
+        second.send_end(digests(source))
+        assert (await second.answer()).state == AnswerState.VERIFIED
+    assert (target.directory / "kernel").read_bytes() == KERNEL
+
+
+async def test_one_who_may_not_fill_the_copy_does_not_end_who_may(target: Target, source: Path) -> None:
+    target.expect()
+    async with target.serving(), target.call("receive") as first:
+        await first.begin(source)
+        for command in ("receive", "make-instance-dir"):
+            async with target.call(command, peer="c") as stranger:
+                stranger.send(wire.message(Announcement(request=REQUEST, files=headers(source)) if command == "receive" else REQUEST))
+                assert (await stranger.refusal()).startswith(reasons.NOT_INCOMING)
+        first.send_data()
+        first.send_end(digests(source))
+        assert (await first.answer()).state == AnswerState.VERIFIED
+
+
+async def test_a_bar_ends_what_is_received_and_refuses_what_comes(target: Target, source: Path) -> None:
+    target.expect()
+    async with target.serving(), target.call("receive") as first, target.call("receive") as second:
+        await first.begin(source)
+        async with target.receivers.barred(UID):
+            assert target.still_incoming()
+            second.announce(headers(source))
+            assert (await second.refusal()).startswith(reasons.NOT_INCOMING)
+        assert "asked to give it up" in await first.refusal()
+
+
+async def test_a_bar_that_comes_while_files_are_read_back_stops_that(target: Target, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.expect()
+    reading, go_on = threading.Event(), threading.Event()
+    pread = os.pread
+    read: list[int] = []
+
+    def held(fd: int, count: int, offset: int) -> bytes:
+        read.append(offset)
+        reading.set()
+        go_on.wait(30)
+        return pread(fd, count, offset)
+
+    async with target.serving(), target.call("receive") as caller:
+        await caller.begin(source)
+        caller.send_data()
+        found = digests(source)
+        monkeypatch.setattr(os, "pread", held)
+        caller.send_end(found)
+        await asyncio.to_thread(reading.wait, 30)
+        barring = asyncio.create_task(target.idle())
+        await asyncio.sleep(0)  # the bar has cancelled the receiver
+        await asyncio.sleep(0)  # which has told its thread to stop
+        assert not barring.done()
+        go_on.set()
+        await barring
+    assert read == [0], "only the chunk that was being read"
+    assert target.still_incoming()
+
+
+async def test_a_defect_is_told_and_logged_and_the_service_goes_on(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.expect()
+
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with target.serving():
+        with monkeypatch.context() as patch:
+            patch.setattr(service, "make_directory", defect)
+            async with target.call("make-instance-dir") as caller:
+                caller.send(wire.message(REQUEST))
+                assert (await caller.refusal()).startswith(f"{reasons.INTERNAL_ERROR}: the agent met what it does not know, ZeroDivision")
+        async with target.call("make-instance-dir") as caller:
+            caller.send(wire.message(REQUEST))
+            assert (await caller.answer()).state == AnswerState.MADE
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\n", b"{}\n", b"\xff\n", b'{"peer": "a"}\n', b'{"peer": "", "command": "receive"}\n', b" " * 1024 + b"\n", b'{"peer": "a", "comm'],
+)
+async def test_a_hello_that_is_none_is_refused(line: bytes, target: Target) -> None:
+    async with target.serving():
+        reader, writer = await asyncio.open_unix_connection(target.socket)
+        writer.write(line)
+        writer.write_eof()
+        assert "ssh-serve" in await Caller(reader, writer).refusal()
+        writer.close()
+
+
+async def test_a_hello_that_does_not_come_is_not_waited_for(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "HELLO_SECONDS", 0.1)
+    async with target.serving():
+        reader, writer = await asyncio.open_unix_connection(target.socket)
+        assert "did not tell who asks" in await Caller(reader, writer).refusal()
+        writer.close()
+
+
+async def test_a_command_that_the_agent_does_not_know_is_refused(target: Target) -> None:
+    async with target.serving(), target.call("probe-storage") as caller:
+        assert "the command probe-storage is none" in await caller.refusal()
+
+
+async def test_only_root_reaches_the_socket_and_what_a_dead_agent_left_is_replaced(target: Target) -> None:
+    target.socket.touch(0o666)
+    async with target.serving():
+        assert target.socket.is_socket()
+        assert target.socket.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_service_that_stops_leaves_nothing_running_and_no_part(target: Target, source: Path) -> None:
+    target.expect()
+    async with target.serving(), target.call("receive") as caller:
+        await caller.begin(source)
+        await target.service.stop()
+        assert target.still_incoming()
+        with pytest.raises(OSError, match="refused"):
+            await asyncio.open_unix_connection(target.socket)
+
+
+async def test_a_service_that_was_never_started_stops(target: Target) -> None:
+    await target.service.stop()

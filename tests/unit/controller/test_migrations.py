@@ -1,0 +1,154 @@
+"""Migrations as the controller reads and writes them."""
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from fake_cluster import FakeServer
+from samples import first_spec, migration_body, vm_body
+
+from kubeferry.api import reasons
+from kubeferry.api.meta import Meta, Status, with_condition
+from kubeferry.api.migration import Migration, MigrationPhase, MigrationStatus
+from kubeferry.api.model import load
+from kubeferry.api.names import FINALIZER
+from kubeferry.api.placement import Placement
+from kubeferry.api.virtualmachine import VirtualMachine
+from kubeferry.controller.execute import Executor
+from kubeferry.controller.gather import Gatherer
+from kubeferry.controller.reconcile import AT_ONCE, Reconciler
+from kubeferry.controller.store import Store
+from kubeferry.core import vm as core_vm
+from kubeferry.core.observed import Choice, Observed, Place, TellMigration, VmDecision
+from kubeferry.kube.client import Cluster, endpoint
+from kubeferry.kube.leases import LeaseWatch
+from kubeferry.kube.server import Ref
+
+VM = Ref(endpoint(VirtualMachine), "web-0", "shop")
+MOVE = Ref(endpoint(Migration), "move", "shop")
+READ_MOVE = f"get {MOVE}"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+PENDING = MigrationStatus(phase=MigrationPhase.PENDING)
+ENDED = MigrationStatus(
+    phase=MigrationPhase.CONFIRMED,
+    conditions=with_condition((), reasons.FINISHED, Status.TRUE, reasons.CONFIRMED, "", 1, NOON),
+)
+
+
+@pytest.fixture
+def gatherer(cluster: Cluster, store: Store) -> Gatherer:
+    return Gatherer(cluster, store, LeaseWatch(), lambda: 200.0)
+
+
+@pytest.fixture
+def executor(cluster: Cluster, store: Store) -> Executor:
+    return Executor(cluster, store)
+
+
+@pytest.fixture
+async def vm(server: FakeServer, cluster: Cluster, store: Store) -> VirtualMachine:
+    made = load(VirtualMachine, await server.create(VM, vm_body()))
+    made = await cluster.patch_finalizers(VirtualMachine, made.metadata, [FINALIZER])
+    store.remember(made)
+    return made
+
+
+@pytest.fixture
+async def placement(vm: VirtualMachine, cluster: Cluster) -> Placement:
+    return await cluster.create(Placement, Meta(name=vm.metadata.uid), spec=first_spec(vm))
+
+
+@pytest.fixture
+async def move(server: FakeServer, store: Store) -> Migration:
+    made = load(Migration, await server.create(MOVE, migration_body("move")))
+    store.remember(made)
+    return made
+
+
+async def test_one_that_has_not_finished_is_read_live_after_the_placement(
+    gatherer: Gatherer, server: FakeServer, cluster: Cluster, store: Store, vm: VirtualMachine, placement: Placement, move: Migration
+) -> None:
+    ended = await cluster.swap_status(Migration, move.metadata, ENDED)  # another controller told so, and watching is late
+    server.requests.clear()
+    assert (await gatherer.gather(vm.metadata.uid)).migrations == (ended,)
+    assert server.requests == [f"get Placement {vm.metadata.uid}", READ_MOVE]
+    server.requests.clear()
+    assert (await gatherer.gather(vm.metadata.uid)).migrations == (ended,)
+    assert READ_MOVE not in server.requests, "what has finished, and was seen so, stays finished"
+
+
+async def test_one_that_is_gone_or_is_another_by_now_is_left_out(
+    gatherer: Gatherer, server: FakeServer, cluster: Cluster, vm: VirtualMachine, placement: Placement, move: Migration
+) -> None:
+    await cluster.delete(Migration, move.metadata)
+    assert (await gatherer.gather(vm.metadata.uid)).migrations == ()
+    await server.create(MOVE, migration_body("move"))
+    assert (await gatherer.gather(vm.metadata.uid)).migrations == ()
+
+
+async def test_those_of_a_vm_that_watching_has_seen_are_gathered_with_it(
+    gatherer: Gatherer, server: FakeServer, vm: VirtualMachine, move: Migration
+) -> None:
+    server.requests.clear()
+    assert await gatherer.without_vm("shop", "web-0") == ()
+    assert server.requests == []
+
+
+async def test_one_that_is_to_take_the_lock_is_protected_first(
+    executor: Executor, store: Store, vm: VirtualMachine, move: Migration
+) -> None:
+    assert await executor.execute(Observed(vm, None, (), ()), VmDecision(protect_migration=move))
+    (held,) = store.migrations("shop", "web-0")
+    assert held.metadata.finalizers == (FINALIZER,)
+
+
+async def test_what_is_told_is_remembered_and_then_the_finalizer_goes(
+    executor: Executor, cluster: Cluster, store: Store, vm: VirtualMachine, move: Migration
+) -> None:
+    protected = await cluster.patch_finalizers(Migration, move.metadata, ["other/one", FINALIZER])
+    seen = Observed(vm, None, (), (), migrations=(protected,))
+    assert not await executor.execute(seen, VmDecision(migrations=(TellMigration(protected, ENDED),)))
+    (held,) = store.migrations("shop", "web-0")
+    assert held.status == ENDED
+    assert not await executor.execute(seen, VmDecision(release_migrations=(held,)))
+    (held,) = store.migrations("shop", "web-0")
+    assert held.metadata.finalizers == ("other/one",)
+
+
+@pytest.mark.parametrize("what", ["tell", "release"])
+async def test_a_migration_that_was_written_by_another_is_decided_on_anew(
+    what: str, executor: Executor, cluster: Cluster, store: Store, vm: VirtualMachine, move: Migration
+) -> None:
+    other = await cluster.patch_finalizers(Migration, move.metadata, ["other/one"])
+    decision = VmDecision(migrations=(TellMigration(move, PENDING),)) if what == "tell" else VmDecision(release_migrations=(move,))
+    assert await executor.execute(Observed(vm, None, (), (), migrations=(move,)), decision)
+    assert store.migrations("shop", "web-0") == (other,)
+
+
+async def test_one_that_goes_with_its_last_finalizer_is_held_no_longer(
+    executor: Executor, cluster: Cluster, store: Store, vm: VirtualMachine, move: Migration
+) -> None:
+    protected = await cluster.patch_finalizers(Migration, move.metadata, [FINALIZER])
+    await cluster.delete(Migration, protected.metadata)
+    deleted = await cluster.get(Migration, "move", "shop")
+    assert not await executor.execute(Observed(vm, None, (), ()), VmDecision(release_migrations=(deleted,)))
+    assert store.migrations("shop", "web-0") == ()
+
+
+class NoPass:
+    def place(self, place: Place) -> Choice:
+        raise AssertionError("no pass is run for a VM that is not there")
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["as-seen", "written-by-another"])
+async def test_a_migration_whose_vm_may_still_come_is_looked_at_again_when_its_time_is_over(
+    written: bool, gatherer: Gatherer, executor: Executor, server: FakeServer, cluster: Cluster, store: Store
+) -> None:
+    body = migration_body("move")
+    made = load(Migration, await server.create(MOVE, body))
+    just_now = dataclasses.replace(made, metadata=dataclasses.replace(made.metadata, creation_timestamp=datetime.now(UTC)))
+    store.remember(just_now)
+    if written:
+        await cluster.patch_finalizers(Migration, made.metadata, ["other/one"])
+    again = await Reconciler(gatherer, core_vm.step, executor, NoPass()).reconcile("shop/web-0")
+    assert again == AT_ONCE if written else (again is not None and timedelta() < again <= timedelta(seconds=30))
