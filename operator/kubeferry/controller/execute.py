@@ -63,7 +63,7 @@ class Executor:
         for told in decision.migrations:
             if not await self.tell_migration(told):
                 return True
-        released = [await self._release(Migration, done) for done in decision.release_migrations]
+        released = [await self.release_migration(done) for done in decision.release_migrations]
         if vm is not None and decision.release:
             released.append(await self._release(VirtualMachine, vm))
         return not all(released)
@@ -123,6 +123,14 @@ class Executor:
         except NotFound:
             log.debug("task was gone already", task=task.metadata.name)
         self._store.drop(HostTask, ("", task.metadata.name), task.metadata.uid)
+
+    async def release_migration(self, done: Migration) -> bool:
+        """Take our finalizer off a Migration; whether it still was the one that was observed.
+
+        Raises:
+            kubeferry.kube.errors.KubeError: the write failed.
+        """
+        return await self._release(Migration, done)
 
     async def _tell(self, kind: type[W], read: W, status: object) -> bool:
         return await self._write(kind, read, self._cluster.swap_status(kind, read.metadata, status))

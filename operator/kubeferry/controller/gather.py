@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.migration import Migration
 from kubeferry.api.placement import Placement
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.store import Store
-from kubeferry.core.migration import finished
+from kubeferry.core.migration import confirm_is_wished, finished
 from kubeferry.core.observed import Host, Observed
 from kubeferry.kube.client import Cluster, S
 from kubeferry.kube.errors import NotFound
@@ -35,6 +36,8 @@ class Gatherer:
         vm = await self._vm(uid, placement)
         # After the Placement: of a Migration whose outcome is no longer in it, this read tells that it has finished.
         migrations = () if vm is None else await self._migrations(vm.metadata.namespace, vm.metadata.name)
+        if placement is not None and confirm_is_wished(placement.spec, migrations):
+            await self._read_host(placement.spec.node_name)  # Confirm goes by the target's word of now
         return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=self._hosts(), migrations=migrations)
 
     async def without_vm(self, namespace: str, name: str) -> tuple[Migration, ...]:
@@ -52,6 +55,11 @@ class Gatherer:
         seen = self._store.migrations(namespace, vm_name)
         read = [m if finished(m) else await self._newest(m) for m in seen]
         return tuple(m for m in read if m is not None)
+
+    async def _read_host(self, name: str) -> None:
+        host = await self._get(ComputeNode, name, "")
+        if host is not None:
+            self._store.remember(host)
 
     async def _newest(self, seen: Migration) -> Migration | None:
         there = await self._get(Migration, seen.metadata.name, seen.metadata.namespace)

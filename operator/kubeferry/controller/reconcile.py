@@ -10,8 +10,10 @@ from typing import Protocol
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from kubeferry.api.names import FINALIZER
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
+from kubeferry.core.migration import finished
 from kubeferry.core.observed import Choice, Observed, Place, Stranger, TellMigration, VmDecision
 from kubeferry.core.project_migration import without_vm
 
@@ -81,6 +83,8 @@ class Reconciler:
                 and status != migration.status
                 and not await self._executor.tell_migration(TellMigration(migration, status))
             ):
+                return AT_ONCE
+            if finished(migration) and FINALIZER in migration.metadata.finalizers and not await self._executor.release_migration(migration):
                 return AT_ONCE
             waits += [] if wait is None else [wait]
         return min(waits, default=None)

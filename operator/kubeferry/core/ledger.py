@@ -104,8 +104,8 @@ def _pruned(steps: tuple[Step, ...], epoch: int, now: datetime) -> tuple[Step, .
             return True
         if step.epoch != epoch:
             return False
-        # The newest of each verb says how things stand, however old it is.
-        if all(other.verb != step.verb for other in later):
+        # The newest of each verb on each host says how things stand, however old it is.
+        if all((other.verb, other.host_id) != (step.verb, step.host_id) for other in later):
             return True
         failed_later = sum(other.verb == step.verb and other.state == StepState.FAILED for other in later)
         return (

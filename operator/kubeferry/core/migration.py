@@ -4,6 +4,7 @@ Pure. What fails on the way stops it where it stands (`stopped`): nothing more i
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -53,20 +54,24 @@ def settled(spec: PlacementSpec, migration: Migration) -> Settled | None:
 
 
 def next_in_line(spec: PlacementSpec | None, observed: Observed) -> Migration | None:
-    """The Migration that may take the lock next: the oldest that never did and has not ended."""
+    """The oldest Migration that has not ended: the one that holds the lock, or the one that may take it next."""
     for migration in observed.migrations:
         ended = finished(migration) or (spec is not None and settled(spec, migration) is not None)
-        if not ended and migration.metadata.deletion_timestamp is None:
+        if not ended and not cancelled(spec, migration) and migration.metadata.deletion_timestamp is None:
             return migration
     return None
 
 
+def cancelled(spec: PlacementSpec | None, migration: Migration) -> bool:
+    """Whether it is to be reverted before it has begun."""
+    holds = spec is not None and spec.lock is not None and spec.lock.uid == migration.metadata.uid
+    return migration.spec.decision == DecisionValue.REVERT and not holds
+
+
 def may_go(spec: PlacementSpec, migration: Migration) -> bool:
-    """Whether nothing is left to be told of it: its end was, or it is being deleted and never held the lock."""
-    if finished(migration):
-        return True
-    held = (spec.lock is not None and spec.lock.uid == migration.metadata.uid) or settled(spec, migration) is not None
-    return migration.metadata.deletion_timestamp is not None and not held
+    """Whether our finalizer may go: its end was told, or it is being deleted and holds no lock, so its outcome, if any, is durable."""
+    holds = spec.lock is not None and spec.lock.uid == migration.metadata.uid
+    return finished(migration) or (migration.metadata.deletion_timestamp is not None and not holds)
 
 
 # Taking the lock
@@ -126,7 +131,9 @@ def chosen(observed: Observed, migration: Migration) -> Choice | None:
 def _place(spec: PlacementSpec, migration: Migration, observed: Observed) -> Place:
     uid = spec.virtual_machine.uid
     marked = {copy.node for copy in spec.copies if copy.discard is not None}
-    told = {h.name for h in observed.hosts if (c := h.copy_of(uid)) is not None and c.role not in (Role.NONE, Role.GONE)}
+    # A host whose state was copied from another's has that one's identity: the two could not be told apart.
+    ids = {copy.host_id for copy in spec.copies}
+    told = {h.name for h in observed.hosts if h.holds(uid) or h.status.host_id in ids}
     return Place(
         migration_uid=migration.metadata.uid,
         vm_uid=uid,
@@ -226,6 +233,8 @@ def confirm_obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None
         return Obstacle(reasons.TARGET_NOT_ACTIVE, f"the VM was not seen running on {spec.node_name} at epoch {spec.epoch}")
     if guards.confirm_fresh(spec, target):
         return None
+    if target is not None and target.lease_fresh is None:
+        return Obstacle(reasons.AGENTS_NOT_SEEN_YET, f"whether the agent of {spec.node_name} lives is not known yet")
     if target is None or not target.lease_fresh:
         message = (
             f"the agent of {spec.node_name} does not renew its Lease, so whether the VM is there is not known; the source's copy is kept"
@@ -233,6 +242,12 @@ def confirm_obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None
         return Obstacle(reasons.TARGET_SILENT, message)
     message = f"{spec.node_name} does not tell, now, of an ACTIVE copy at epoch {spec.epoch}; the source's copy is kept"
     return Obstacle(reasons.TARGET_NOT_ACTIVE, message)
+
+
+def confirm_is_wished(spec: PlacementSpec, migrations: Iterable[Migration]) -> bool:
+    """Whether the Migration that holds the lock is to be confirmed."""
+    holders = (m for m in migrations if spec.lock is not None and m.metadata.uid == spec.lock.uid)
+    return any(m.spec.decision == DecisionValue.CONFIRM for m in holders)
 
 
 def _decision(value: DecisionValue, now: datetime) -> Decision:

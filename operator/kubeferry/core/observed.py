@@ -8,6 +8,7 @@ from kubeferry.api.meta import Status, condition
 from kubeferry.api.migration import Migration, MigrationStatus
 from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.reasons import READY
+from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, HostTaskSpec
 from kubeferry.api.virtualmachine import VirtualMachine, VirtualMachineStatus
 
@@ -30,6 +31,11 @@ class Host:
     def copy_of(self, uid: str) -> InventoryItem | None:
         """What its journals tell of that VM."""
         return next((item for item in self.status.inventory if item.uid == uid), None)
+
+    def holds(self, uid: str) -> bool:
+        """Whether it tells of a copy of that VM that is not gone."""
+        copy = self.copy_of(uid)
+        return copy is not None and copy.role not in (Role.NONE, Role.GONE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,44 +1,33 @@
 """Projections: what people are told of a Placement. Nothing here is read back, but whether a VM had a node."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from kubeferry.api import reasons
-from kubeferry.api.meta import Condition, Status, with_condition
+from kubeferry.api.meta import Condition, Status
 from kubeferry.api.placement import PlacementSpec, StepState
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import MigrationInProgress, PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
-from kubeferry.core import ledger, migration, project_migration
+from kubeferry.core import ledger, project_migration
+from kubeferry.core import trouble as trouble_of
 from kubeferry.core.observed import Host
+from kubeferry.core.told import Told, tell
 from kubeferry.core.trouble import Trouble
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """One condition, before it has a time."""
-
-    status: Status
-    reason: str
-    message: str = ""
-
-
-def _conditions(vm: VirtualMachine, told: dict[str, _Told], now: datetime) -> tuple[Condition, ...]:
-    conditions = vm.status.conditions if vm.status is not None else ()
-    for kind, c in told.items():
-        conditions = with_condition(conditions, kind, c.status, c.reason, c.message, vm.metadata.generation, now)
-    return conditions
+def _conditions(vm: VirtualMachine, told: dict[str, Told], now: datetime) -> tuple[Condition, ...]:
+    return tell(vm.status.conditions if vm.status is not None else (), told, vm.metadata.generation, now)
 
 
 def unplaced(vm: VirtualMachine, reason: str, message: str, now: datetime) -> VirtualMachineStatus:
     """The status of a VM that has no node yet; nothing of it exists on any host."""
     lasting = reason in (reasons.INVALID_SPEC, reasons.MACHINE_TYPE_UNAVAILABLE)
     told = {
-        reasons.SCHEDULED: _Told(Status.FALSE, reason, message),
-        reasons.VOLUMES_READY: _Told(Status.FALSE, reason, "no node yet"),
-        reasons.READY: _Told(Status.FALSE, reason, "no node yet"),
-        reasons.NEEDS_ATTENTION: _Told(Status.TRUE, reason, message) if lasting else _Told(Status.FALSE, reasons.AS_EXPECTED),
+        reasons.SCHEDULED: Told(Status.FALSE, reason, message),
+        reasons.VOLUMES_READY: Told(Status.FALSE, reason, "no node yet"),
+        reasons.READY: Told(Status.FALSE, reason, "no node yet"),
+        reasons.NEEDS_ATTENTION: Told(Status.TRUE, reason, message) if lasting else Told(Status.FALSE, reasons.AS_EXPECTED),
     }
     return VirtualMachineStatus(
         printable_status=PrintableStatus.ERROR if lasting else PrintableStatus.UNSCHEDULABLE,
@@ -54,12 +43,12 @@ def placement_lost(vm: VirtualMachine, held: Sequence[str], now: datetime) -> Vi
         f"the Placement {vm.metadata.uid} is gone; the VM was last known on {node or 'no node'}; hosts that hold a copy: "
         f"{', '.join(held) or 'none that answers'}. Nothing is started, moved or deleted until a human restores it"
     )
-    unknown = _Told(Status.UNKNOWN, reasons.PLACEMENT_LOST, message)
+    unknown = Told(Status.UNKNOWN, reasons.PLACEMENT_LOST, message)
     told = {
         reasons.SCHEDULED: unknown,
         reasons.VOLUMES_READY: unknown,
         reasons.READY: unknown,
-        reasons.NEEDS_ATTENTION: _Told(Status.TRUE, reasons.PLACEMENT_LOST, message),
+        reasons.NEEDS_ATTENTION: Told(Status.TRUE, reasons.PLACEMENT_LOST, message),
     }
     return VirtualMachineStatus(
         printable_status=PrintableStatus.UNKNOWN,
@@ -80,8 +69,8 @@ def placed(
         return None
     ready = _ready(spec, host)
     told = {
-        reasons.SCHEDULED: _Told(Status.TRUE, reasons.PLACED, f"on {spec.node_name}"),
-        reasons.VOLUMES_READY: _Told(Status.TRUE, reasons.CREATED)
+        reasons.SCHEDULED: Told(Status.TRUE, reasons.PLACED, f"on {spec.node_name}"),
+        reasons.VOLUMES_READY: Told(Status.TRUE, reasons.CREATED)
         if ledger.created(spec)
         else _progress(spec, Verb.CREATE, reasons.CREATING),
         reasons.READY: ready,
@@ -90,7 +79,7 @@ def placed(
     return VirtualMachineStatus(
         printable_status=_printable(vm, ready, spec),
         ready=ready.status == Status.TRUE,
-        node_name=spec.node_name or (spec.move.source if spec.move is not None else None),
+        node_name=_node(spec),
         domain_uuid=spec.domain.uuid,
         machine_type=spec.domain.machine_type,
         observed_generation=vm.metadata.generation,
@@ -98,6 +87,11 @@ def placed(
         migration=_migration(spec),
         volumes=_volumes(vm, spec),
     )
+
+
+def _node(spec: PlacementSpec) -> str | None:
+    """The node where the VM lives, as people see it: while no node may start it, the one that it goes back to."""
+    return spec.node_name or (spec.move.source if spec.move is not None else None)
 
 
 def _migration(spec: PlacementSpec) -> MigrationInProgress | None:
@@ -114,60 +108,58 @@ def _volumes(vm: VirtualMachine, spec: PlacementSpec) -> tuple[VolumeStatus, ...
     return tuple(VolumeStatus(name=d.name, capacity=d.capacity, allocated=told.get(d.name)) for d in spec.domain.disks)
 
 
-def _progress(spec: PlacementSpec, verb: Verb, doing: str) -> _Told:
+def _progress(spec: PlacementSpec, verb: Verb, doing: str) -> Told:
     failed = ledger.failed(spec, verb)
     if failed is not None and failed.error is not None:
-        return _Told(Status.FALSE, failed.error.reason, failed.error.message)
-    return _Told(Status.FALSE, doing)
+        return Told(Status.FALSE, failed.error.reason, failed.error.message)
+    return Told(Status.FALSE, doing)
 
 
-def _ready(spec: PlacementSpec, host: Host | None) -> _Told:
+def _ready(spec: PlacementSpec, host: Host | None) -> Told:
     if spec.node_name == "" and spec.move is not None:
-        return _Told(Status.FALSE, reasons.MIGRATING, f"on its way back to {spec.move.source}")
+        return Told(Status.FALSE, reasons.MIGRATING, f"on its way back to {spec.move.source}")
     if host is None or not host.lease_fresh:
-        return _Told(Status.UNKNOWN, reasons.NODE_SILENT, f"the agent of {spec.node_name} does not renew its Lease; the VM may run or not")
+        return Told(Status.UNKNOWN, reasons.NODE_SILENT, f"the agent of {spec.node_name} does not renew its Lease; the VM may run or not")
     if host.status.host_id != spec.host_id:
-        return _Told(
+        return Told(
             Status.UNKNOWN,
             reasons.HOST_REPLACED,
             f"{spec.node_name} is host {host.status.host_id} now; the disks lie on host {spec.host_id}",
         )
     copy = host.copy_of(spec.virtual_machine.uid)
     if copy is not None and copy.role == Role.ACTIVE and copy.state == RunState.RUNNING:
-        return _Told(Status.TRUE, reasons.RUNNING, f"on {spec.node_name}")
+        return Told(Status.TRUE, reasons.RUNNING, f"on {spec.node_name}")
     if copy is not None and copy.state == RunState.UNKNOWN:
-        return _Told(Status.UNKNOWN, reasons.HYPERVISOR_UNREACHABLE, f"the hypervisor of {spec.node_name} does not answer")
+        return Told(Status.UNKNOWN, reasons.HYPERVISOR_UNREACHABLE, f"the hypervisor of {spec.node_name} does not answer")
     if spec.move is not None:
-        return _Told(Status.FALSE, reasons.MIGRATING, f"off for its move from {spec.move.source} to {spec.move.target}")
+        return Told(Status.FALSE, reasons.MIGRATING, f"off for its move from {spec.move.source} to {spec.move.target}")
     start = ledger.last(spec, Verb.START)
     if spec.epoch > 1 or (start is not None and start.state == StepState.SUCCEEDED):
         if copy is None:
             message = f"{spec.node_name} does not tell of its copy: see `kubectl get computenode {spec.node_name} -o yaml`"
-            return _Told(Status.UNKNOWN, reasons.COPY_UNTOLD, message)
-        return _Told(Status.FALSE, reasons.STOPPED, f"not running on {spec.node_name}; its agent starts it through the start gate")
+            return Told(Status.UNKNOWN, reasons.COPY_UNTOLD, message)
+        return Told(Status.FALSE, reasons.STOPPED, f"not running on {spec.node_name}; its agent starts it through the start gate")
     return _progress(spec, Verb.START, reasons.STARTING if start is not None else reasons.CREATING)
 
 
-def _attention(vm: VirtualMachine, spec: PlacementSpec, trouble: Trouble | None) -> _Told:
+def _attention(vm: VirtualMachine, spec: PlacementSpec, trouble: Trouble | None) -> Told:
     if vm.metadata.deletion_timestamp is not None:
-        return _Told(
+        return Told(
             Status.TRUE,
             reasons.DELETION_UNSUPPORTED,
-            f"this version can't delete a VM that was placed: its disks stay at {spec.node_name}, and if it runs it runs on",
+            f"this version can't delete a VM that was placed: its disks stay at {_node(spec)}, and if it runs it runs on",
         )
     if trouble is not None:
-        return _Told(Status.TRUE, trouble.reason, trouble.message)
-    if spec.move is not None and (stopped := migration.stopped(spec)) is not None:
-        seen = "no reason told" if stopped.error is None else stopped.error.message
-        reason = reasons.INTERNAL_ERROR if stopped.error is None else stopped.error.reason
-        return _Told(Status.TRUE, reason, f"{stopped.verb} on {stopped.node} failed, and stopped the migration: {seen}")
+        return Told(Status.TRUE, trouble.reason, trouble.message)
+    if (stopped := trouble_of.stopped(spec)) is not None:
+        return Told(Status.TRUE, stopped.reason, stopped.message)
     failed = ledger.failed(spec, *Verb)
     if failed is not None and failed.error is not None and not failed.error.retryable:
-        return _Told(Status.TRUE, failed.error.reason, f"{failed.verb} on {failed.node}: {failed.error.message}")
-    return _Told(Status.FALSE, reasons.AS_EXPECTED)
+        return Told(Status.TRUE, failed.error.reason, f"{failed.verb} on {failed.node}: {failed.error.message}")
+    return Told(Status.FALSE, reasons.AS_EXPECTED)
 
 
-def _printable(vm: VirtualMachine, ready: _Told, spec: PlacementSpec) -> PrintableStatus:
+def _printable(vm: VirtualMachine, ready: Told, spec: PlacementSpec) -> PrintableStatus:
     if vm.metadata.deletion_timestamp is not None:
         return PrintableStatus.TERMINATING
     if ready.status == Status.UNKNOWN:

@@ -2,37 +2,28 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
-from kubeferry.api.meta import Condition, Status, with_condition
+from kubeferry.api.meta import Status
 from kubeferry.api.migration import DecisionValue, Migration, MigrationPhase, MigrationStatus, Transfer
 from kubeferry.api.placement import Direction, Outcome, PlacementSpec, Settled, StepState
 from kubeferry.api.task import HostTask, Verb
 from kubeferry.core import ledger, migration
 from kubeferry.core.observed import Observed
-from kubeferry.core.trouble import Trouble
+from kubeferry.core.told import Told, tell
+from kubeferry.core.trouble import Trouble, stopped
 
 VM_APPEARS_WITHIN = timedelta(seconds=30)
 """A Migration and its VM may be applied in one file, in any order."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """One condition, before it has a time."""
+_WAITING = Told(Status.FALSE, reasons.WAITING)
+_IN_PROGRESS = Told(Status.FALSE, reasons.IN_PROGRESS)
+_DONE = Told(Status.TRUE, reasons.DONE)
+_QUIET = Told(Status.FALSE, reasons.AS_EXPECTED)
 
-    status: Status
-    reason: str
-    message: str = ""
-
-
-_WAITING = _Told(Status.FALSE, reasons.WAITING)
-_IN_PROGRESS = _Told(Status.FALSE, reasons.IN_PROGRESS)
-_DONE = _Told(Status.TRUE, reasons.DONE)
-_QUIET = _Told(Status.FALSE, reasons.AS_EXPECTED)
-
-_NOT_BEGUN: Mapping[str, _Told] = {
+_NOT_BEGUN: Mapping[str, Told] = {
     reasons.SCHEDULED: _WAITING,
     reasons.PREPARED: _WAITING,
     reasons.SOURCE_SEALED: _WAITING,
@@ -44,7 +35,7 @@ _NOT_BEGUN: Mapping[str, _Told] = {
     reasons.REVERTED: _WAITING,
     reasons.NEEDS_ATTENTION: _QUIET,
     reasons.FINISHED: _WAITING,
-    reasons.SUCCEEDED: _Told(Status.UNKNOWN, reasons.IN_PROGRESS),
+    reasons.SUCCEEDED: Told(Status.UNKNOWN, reasons.IN_PROGRESS),
 }
 """Every condition, as it is told at the first visit."""
 
@@ -59,12 +50,12 @@ def told(of: Migration, spec: PlacementSpec | None, observed: Observed, trouble:
         trouble: what is wrong with the VM's tasks.
         now: the time, in UTC.
     """
+    if migration.finished(of):  # final, whatever an older Placement says
+        return None if of.status is None else _with(of, of.status.phase, {}, now)
     if spec is not None and (entry := migration.settled(spec, of)) is not None:
-        return _ended(of, spec, entry, now)
+        return _ended(of, spec, entry, trouble, now)
     if spec is not None and spec.lock is not None and spec.lock.uid == of.metadata.uid:
         return _holding(of, spec, observed, trouble, now)
-    if migration.finished(of):
-        return None if of.status is None else _with(of, of.status.phase, {}, now)
     if of.metadata.deletion_timestamp is not None:
         return None
     return _waiting(of, spec, observed, now)
@@ -75,6 +66,9 @@ def without_vm(of: Migration, now: datetime) -> tuple[MigrationStatus | None, ti
     if migration.finished(of):
         return (None if of.status is None else _with(of, of.status.phase, {}, now)), None
     name = f"{of.metadata.namespace}/{of.spec.virtual_machine.name}"
+    if _began(of):
+        lost = f"VirtualMachine {name} is gone, although it was protected, while this Migration held it; its copies are left as they are"
+        return _lost(of, reasons.VM_MISSING, lost, now), None
     message = f"there is no VirtualMachine {name}: see that the Migration is in the VM's namespace, and names it as it is called"
     left = (of.metadata.creation_timestamp or now) + VM_APPEARS_WITHIN - now
     if left > timedelta():
@@ -83,6 +77,10 @@ def without_vm(of: Migration, now: datetime) -> tuple[MigrationStatus | None, ti
 
 
 def _waiting(of: Migration, spec: PlacementSpec | None, observed: Observed, now: datetime) -> MigrationStatus:
+    if spec is None and _began(of):
+        return _lost(of, reasons.PLACEMENT_LOST, "the VM's Placement is gone while this Migration held it; see the VM's conditions", now)
+    if migration.cancelled(spec, of):
+        return _cancelled(of, now)
     first = migration.next_in_line(spec, observed)
     if spec is None:
         return _pending(of, reasons.VM_NOT_READY, "the VM has no node yet", now)
@@ -96,16 +94,36 @@ def _waiting(of: Migration, spec: PlacementSpec | None, observed: Observed, now:
     return _pending(of, reasons.IN_PROGRESS, "", now)
 
 
+def _began(of: Migration) -> bool:
+    """Whether it was told that it held the lock: without the VM or its Placement, nothing else is left that says so."""
+    return of.status is not None and of.status.epoch is not None
+
+
+def _lost(of: Migration, reason: str, message: str, now: datetime) -> MigrationStatus:
+    """A Migration of which nothing is known any more beyond what was told."""
+    phase = MigrationPhase.PENDING if of.status is None else of.status.phase
+    return _with(of, phase, {reasons.NEEDS_ATTENTION: Told(Status.TRUE, reason, message)}, now)
+
+
+def _cancelled(of: Migration, now: datetime) -> MigrationStatus:
+    ends = {
+        reasons.REVERTED: Told(Status.TRUE, reasons.CANCELLED),
+        reasons.FINISHED: Told(Status.TRUE, reasons.CANCELLED, "it was reverted before it had begun. Nothing was touched"),
+        reasons.SUCCEEDED: Told(Status.FALSE, reasons.CANCELLED),
+    }
+    return _with(of, MigrationPhase.REVERTED, {**_NOT_BEGUN, **ends}, now, finished_at=now)
+
+
 def _pending(of: Migration, reason: str, message: str, now: datetime) -> MigrationStatus:
-    return _with(of, MigrationPhase.PENDING, {**_NOT_BEGUN, reasons.SCHEDULED: _Told(Status.FALSE, reason, message)}, now)
+    return _with(of, MigrationPhase.PENDING, {**_NOT_BEGUN, reasons.SCHEDULED: Told(Status.FALSE, reason, message)}, now)
 
 
 def _failed(of: Migration, reason: str, message: str, now: datetime) -> MigrationStatus:
     """A Migration that never held the lock: its outcome stands in its status alone."""
     ends = {
-        reasons.SCHEDULED: _Told(Status.FALSE, reason, message),
-        reasons.FINISHED: _Told(Status.TRUE, reason, message),
-        reasons.SUCCEEDED: _Told(Status.FALSE, reason, message),
+        reasons.SCHEDULED: Told(Status.FALSE, reason, message),
+        reasons.FINISHED: Told(Status.TRUE, reason, message),
+        reasons.SUCCEEDED: Told(Status.FALSE, reason, message),
     }
     return _with(of, MigrationPhase.FAILED, {**_NOT_BEGUN, **ends}, now, finished_at=now)
 
@@ -116,11 +134,11 @@ def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Tr
         raise ValueError("a Migration that holds the lock has a move")
     back = move.direction == Direction.BACK
     conditions = dict(_going_back(spec) if back else _going_forward(of, spec, observed))
-    conditions[reasons.SCHEDULED] = _Told(Status.TRUE, reasons.PLACED, f"from {move.source} to {move.target}")
+    conditions[reasons.SCHEDULED] = Told(Status.TRUE, reasons.PLACED, f"from {move.source} to {move.target}")
     conditions[reasons.NEEDS_ATTENTION] = _attention(spec, trouble)
     conditions[reasons.FINISHED] = _IN_PROGRESS
-    conditions[reasons.SUCCEEDED] = _Told(Status.UNKNOWN, reasons.IN_PROGRESS)
-    status = _with(of, MigrationPhase.REVERTING if back else phase(spec), conditions, now)
+    conditions[reasons.SUCCEEDED] = Told(Status.UNKNOWN, reasons.IN_PROGRESS)
+    status = _with(of, phase(spec), conditions, now)
     return dataclasses.replace(
         status,
         epoch=spec.epoch,
@@ -149,12 +167,12 @@ def phase(spec: PlacementSpec) -> MigrationPhase:
     return MigrationPhase.PREPARING
 
 
-def _going_forward(of: Migration, spec: PlacementSpec, observed: Observed) -> Mapping[str, _Told]:
+def _going_forward(of: Migration, spec: PlacementSpec, observed: Observed) -> Mapping[str, Told]:
     preparing = _progress(spec, Verb.PREPARE)
     awaiting = spec.move is not None and spec.move.awaiting_since is not None
     blocked = _QUIET
     if awaiting and of.spec.decision == DecisionValue.CONFIRM and (obstacle := migration.confirm_obstacle(spec, observed)) is not None:
-        blocked = _Told(Status.TRUE, obstacle.reason, obstacle.message)
+        blocked = Told(Status.TRUE, obstacle.reason, obstacle.message)
     message = f"the VM runs on {spec.node_name}; set spec.decision to Confirm or Revert"
     return {
         **_NOT_BEGUN,
@@ -162,14 +180,14 @@ def _going_forward(of: Migration, spec: PlacementSpec, observed: Observed) -> Ma
         reasons.SOURCE_SEALED: _progress(spec, Verb.SEAL),
         reasons.DISKS_COPIED: _progress(spec, Verb.COPY),
         reasons.TARGET_ACTIVE: _progress(spec, Verb.ACTIVATE),
-        reasons.AWAITING_DECISION: _Told(Status.TRUE, reasons.NOT_DECIDED, message) if awaiting else _WAITING,
+        reasons.AWAITING_DECISION: Told(Status.TRUE, reasons.NOT_DECIDED, message) if awaiting else _WAITING,
         reasons.CONFIRM_BLOCKED: blocked,
     }
 
 
-def _going_back(spec: PlacementSpec) -> Mapping[str, _Told]:
+def _going_back(spec: PlacementSpec) -> Mapping[str, Told]:
     """What came before Back was told: it stays."""
-    decided = _Told(Status.FALSE, reasons.DECIDED, DecisionValue.REVERT)
+    decided = Told(Status.FALSE, reasons.DECIDED, DecisionValue.REVERT)
     return {
         reasons.TARGET_ACTIVE: decided,
         reasons.AWAITING_DECISION: decided,
@@ -178,26 +196,20 @@ def _going_back(spec: PlacementSpec) -> Mapping[str, _Told]:
     }
 
 
-def _progress(spec: PlacementSpec, verb: Verb) -> _Told:
+def _progress(spec: PlacementSpec, verb: Verb) -> Told:
     step = ledger.last(spec, verb)
     if step is None or step.epoch != spec.epoch:
         return _WAITING
     if step.state == StepState.SUCCEEDED:
         return _DONE
     if step.error is not None:
-        return _Told(Status.FALSE, step.error.reason, step.error.message)
-    return _Told(Status.FALSE, reasons.IN_PROGRESS, f"{verb} is asked of {step.node}")
+        return Told(Status.FALSE, step.error.reason, step.error.message)
+    return Told(Status.FALSE, reasons.IN_PROGRESS, f"{verb} is asked of {step.node}")
 
 
-def _attention(spec: PlacementSpec, trouble: Trouble | None) -> _Told:
-    failure = migration.stopped(spec)
-    if failure is not None:
-        reason, seen = (
-            (reasons.INTERNAL_ERROR, "no reason told") if failure.error is None else (failure.error.reason, failure.error.message)
-        )
-        message = f"{failure.verb} on {failure.node} failed: {seen}. The migration has stopped here, and touches nothing more"
-        return _Told(Status.TRUE, reason, message)
-    return _QUIET if trouble is None else _Told(Status.TRUE, trouble.reason, trouble.message)
+def _attention(spec: PlacementSpec, trouble: Trouble | None) -> Told:
+    seen = stopped(spec) or trouble
+    return _QUIET if seen is None else Told(Status.TRUE, seen.reason, seen.message)
 
 
 def _transfer(of: Migration, spec: PlacementSpec, tasks: Iterable[HostTask]) -> Transfer | None:
@@ -213,13 +225,13 @@ def _transfer(of: Migration, spec: PlacementSpec, tasks: Iterable[HostTask]) -> 
     return None if of.status is None else of.status.transfer
 
 
-def _ended(of: Migration, spec: PlacementSpec, entry: Settled, now: datetime) -> MigrationStatus:
+def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble | None, now: datetime) -> MigrationStatus:
     """A Migration that has given up the lock. A Confirm ends only when the source's copy is gone."""
     confirmed = entry.outcome == Outcome.CONFIRMED
     discarding = [copy.node for copy in spec.copies if copy.discard is not None and copy.migration_uid == entry.migration_uid]
     value = entry.decision.value if entry.decision is not None else entry.reason
     conditions = {
-        reasons.AWAITING_DECISION: _Told(Status.FALSE, reasons.DECIDED, value),
+        reasons.AWAITING_DECISION: Told(Status.FALSE, reasons.DECIDED, value),
         reasons.CONFIRM_BLOCKED: _QUIET,
         reasons.NEEDS_ATTENTION: _QUIET,
     }
@@ -228,30 +240,38 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, now: datetime) ->
         conditions |= dict.fromkeys(steps, _DONE)
     if confirmed and discarding:
         doing = f"the copy on {', '.join(discarding)} is being discarded"
-        conditions |= {reasons.CONFIRMED: _Told(Status.FALSE, reasons.IN_PROGRESS, doing)}
+        conditions |= {
+            reasons.CONFIRMED: Told(Status.FALSE, reasons.IN_PROGRESS, doing),
+            reasons.NEEDS_ATTENTION: _discard_trouble(spec, trouble),
+        }
         status = _with(of, MigrationPhase.CONFIRMING, conditions, now)
     else:
-        ends = _Told(Status.TRUE, entry.reason, entry.message)
+        ends = Told(Status.TRUE, entry.reason, entry.message)
         won = Status.TRUE if confirmed else Status.FALSE
         conditions |= {
-            reasons.CONFIRMED if confirmed else reasons.REVERTED: _Told(Status.TRUE, reasons.DONE, entry.message),
+            reasons.CONFIRMED if confirmed else reasons.REVERTED: Told(Status.TRUE, reasons.DONE, entry.message),
             reasons.FINISHED: ends,
-            reasons.SUCCEEDED: _Told(won, entry.reason, entry.message),
+            reasons.SUCCEEDED: Told(won, entry.reason, entry.message),
         }
         phase = MigrationPhase.CONFIRMED if confirmed else MigrationPhase.REVERTED
         status = _with(of, phase, conditions, now, finished_at=entry.time)
     return dataclasses.replace(status, decision=entry.decision)
 
 
+def _discard_trouble(spec: PlacementSpec, trouble: Trouble | None) -> Told:
+    failed = ledger.failed(spec, Verb.DISCARD)
+    if trouble is None and failed is not None and failed.error is not None:
+        return Told(Status.TRUE, failed.error.reason, f"Discard on {failed.node}: {failed.error.message}; it is asked again")
+    return _attention(spec, trouble)
+
+
 def _with(
-    of: Migration, phase: MigrationPhase, conditions: Mapping[str, _Told], now: datetime, *, finished_at: datetime | None = None
+    of: Migration, phase: MigrationPhase, conditions: Mapping[str, Told], now: datetime, *, finished_at: datetime | None = None
 ) -> MigrationStatus:
     """What was told before, with this; every condition is of the newest generation, or `kubectl wait` would wait for it."""
     before = of.status or MigrationStatus(phase=phase)
     generation = of.metadata.generation
-    kept: tuple[Condition, ...] = tuple(dataclasses.replace(c, observed_generation=generation) for c in before.conditions)
-    for kind, c in conditions.items():
-        kept = with_condition(kept, kind, c.status, c.reason, c.message, generation, now)
+    kept = tell(tuple(dataclasses.replace(c, observed_generation=generation) for c in before.conditions), conditions, generation, now)
     return dataclasses.replace(
         before, phase=phase, observed_generation=generation, conditions=kept, finished_at=before.finished_at or finished_at
     )

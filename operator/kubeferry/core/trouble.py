@@ -7,7 +7,7 @@ from kubeferry.api import reasons
 from kubeferry.api.migration import Migration
 from kubeferry.api.placement import LockKind, Placement, PlacementSpec
 from kubeferry.api.task import HostTask, HostTaskSpec, TaskPhase, Verb
-from kubeferry.core import ledger
+from kubeferry.core import ledger, migration
 from kubeferry.core.observed import Host, NewTask, Observed, Stranger
 
 UNANSWERED_AFTER = timedelta(minutes=2)
@@ -48,13 +48,22 @@ def find(placement: Placement, observed: Observed, now: datetime) -> tuple[Troub
     return told, min((due - now for due, _ in filter(None, late) if due > now), default=None)
 
 
+def stopped(spec: PlacementSpec) -> Trouble | None:
+    """Whether a failure has stopped the migration that holds the VM's lock, and which."""
+    step = migration.stopped(spec)
+    if step is None:
+        return None
+    reason, seen = (reasons.INTERNAL_ERROR, "no reason was told") if step.error is None else (step.error.reason, step.error.message)
+    return Trouble(reason, f"{step.verb} on {step.node} failed: {seen}. The migration has stopped here, and touches nothing more")
+
+
 def gone(spec: PlacementSpec, holder: Migration | None) -> Trouble | None:
     """Whether the Migration that holds the VM's lock is not there any more."""
     if spec.lock is None or spec.lock.kind != LockKind.MIGRATION or holder is not None:
         return None
     message = (
-        f"Migration {spec.lock.namespace}/{spec.lock.name} (uid {spec.lock.uid}) holds the VM and was deleted although it was protected: "
-        f"nothing more is asked of any host, and no copy is touched"
+        f"Migration {spec.lock.namespace}/{spec.lock.name} (uid {spec.lock.uid}) holds the VM, but is gone although it was protected, or "
+        f"names another VM by now: no further step is asked of any host, and no copy is touched"
     )
     return Trouble(reasons.MIGRATION_GONE, message)
 
@@ -73,6 +82,20 @@ def _asks(spec: HostTaskSpec) -> str:
     return f"{spec.verb} of {spec.node} at epoch {spec.epoch} for Placement {spec.placement.name}"
 
 
+def _silent(asked: NewTask, host: Host | None, created: datetime) -> tuple[datetime, Trouble] | None:
+    """When a task of a host that does not answer is to be told of; a change of its Lease wakes the VM."""
+    not_known = host is not None and host.lease_fresh is None
+    # Create and Start are asked of the VM's own node alone, whose silence is told as the VM's own condition.
+    if not_known or asked.spec.verb in (Verb.CREATE, Verb.START):
+        return None
+    node = asked.spec.node
+    message = (
+        f"{asked.spec.verb} was asked of {node} at {created:%Y-%m-%d %H:%M:%S} UTC, whose agent does not renew its Lease: "
+        f"it is waited for; see that {node} is up, and its agent"
+    )
+    return created + UNANSWERED_AFTER, Trouble(reasons.NODE_SILENT, message)
+
+
 def _late(asked: NewTask, task: HostTask | None, host: Host | None, now: datetime) -> tuple[datetime, Trouble] | None:
     """When a task that has not ended is to be told of, and how."""
     verb, node = asked.spec.verb, asked.spec.node
@@ -87,8 +110,8 @@ def _late(asked: NewTask, task: HostTask | None, host: Host | None, now: datetim
             f"see `kubectl get computenode {node} -o yaml` and the log of that agent"
         )
         return begun + grace + UNFINISHED_AFTER[verb], Trouble(reasons.TASK_UNFINISHED, message)
-    if host is None or not host.lease_fresh:  # that is told as NodeSilent, and a change of it wakes the VM
-        return None
+    if host is None or not host.lease_fresh:
+        return _silent(asked, host, created)
     message = (
         f"{verb} was asked of {node} at {created:%Y-%m-%d %H:%M:%S} UTC and not begun, although its agent renews its Lease: "
         f"see `kubectl get computenode {node} -o yaml` and the log of that agent"

@@ -4,9 +4,9 @@ import dataclasses
 from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
+from kubeferry.api.migration import Migration
 from kubeferry.api.names import FINALIZER, GROUP
 from kubeferry.api.placement import Copy, PlacementSpec, Step, StepState, VirtualMachineReference
-from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.core import discards, ledger, migration, project, project_migration, trouble
@@ -38,16 +38,15 @@ def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
         return taken
     found, due = trouble.find(placement, observed, now)
     found = found or trouble.gone(placement.spec, migration.holder(placement.spec, observed))
+    told = _tell(placement.spec, observed, found, now)
     in_the_way = {stranger.wanted.name for stranger in observed.strangers}
     return VmDecision(
         tasks=tuple(new for new in ledger.missing(placement, observed.tasks) if new.name not in in_the_way),
         forget=ledger.recorded(placement.spec, observed.tasks),
         status=project.placed(vm, placement.spec, observed.host(placement.spec.node_name), found, now),
-        migrations=_tell(placement.spec, observed, found, now),
-        release_migrations=tuple(
-            m for m in observed.migrations if FINALIZER in m.metadata.finalizers and migration.may_go(placement.spec, m)
-        ),
-        requeue_after=min((delay for delay in (again, later, due, _unseen(placement.spec, observed)) if delay is not None), default=None),
+        migrations=told,
+        release_migrations=_done_with(placement.spec, observed),
+        requeue_after=_soonest(again, later, due, _unseen(placement.spec, observed), _ending(told)),
     )
 
 
@@ -65,6 +64,21 @@ def _tell(spec: PlacementSpec | None, observed: Observed, found: trouble.Trouble
     return tuple(TellMigration(m, status) for m, status in told if status is not None and status != m.status)
 
 
+def _done_with(spec: PlacementSpec | None, observed: Observed) -> tuple[Migration, ...]:
+    ours = (m for m in observed.migrations if FINALIZER in m.metadata.finalizers)
+    return tuple(m for m in ours if (migration.finished(m) if spec is None else migration.may_go(spec, m)))
+
+
+def _ending(told: tuple[TellMigration, ...]) -> timedelta | None:
+    """At once, if an end is told now: what follows from it is decided anew, and no event of our own write wakes us."""
+    ends = any(migration.finished(dataclasses.replace(t.migration, status=t.status)) and not migration.finished(t.migration) for t in told)
+    return timedelta() if ends else None
+
+
+def _soonest(*delays: timedelta | None) -> timedelta | None:
+    return min((delay for delay in delays if delay is not None), default=None)
+
+
 def _unseen(spec: PlacementSpec, observed: Observed) -> timedelta | None:
     """When to look again while a Migration waits for what no event of the VM tells of."""
     if migration.next_in_line(spec, observed) is None:
@@ -80,11 +94,19 @@ def _held(spec: PlacementSpec) -> PlacementSpec:
 
 
 def _unplaced(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
-    return dataclasses.replace(_first_step(vm, observed, now, fresh_id), migrations=_tell(None, observed, None, now))
+    decision = _first_step(vm, observed, now, fresh_id)
+    told = _tell(None, observed, None, now)
+    return dataclasses.replace(
+        decision,
+        migrations=told,
+        release_migrations=_done_with(None, observed),
+        requeue_after=_soonest(decision.requeue_after, _ending(told)),
+    )
 
 
 def _first_step(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
-    held = [f"{h.name} ({c.role})" for h in observed.hosts if (c := h.copy_of(vm.metadata.uid)) and c.role not in (Role.NONE, Role.GONE)]
+    uid = vm.metadata.uid
+    held = [f"{host.name} ({copy.role})" for host in observed.hosts if host.holds(uid) and (copy := host.copy_of(uid)) is not None]
     if held or (vm.status is not None and vm.status.node_name):
         return VmDecision(status=project.placement_lost(vm, held, now))
     if vm.metadata.deletion_timestamp is not None:

@@ -5,14 +5,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from fake_cluster import FakeServer
-from samples import first_spec, migration_body, vm_body
+from samples import first_spec, migration_body, node_status, vm_body
 
 from kubeferry.api import reasons
+from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
 from kubeferry.api.meta import Meta, Status, with_condition
 from kubeferry.api.migration import Migration, MigrationPhase, MigrationStatus
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import Placement
+from kubeferry.api.placement import Lock, LockKind, Placement
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
@@ -152,3 +153,28 @@ async def test_a_migration_whose_vm_may_still_come_is_looked_at_again_when_its_t
         await cluster.patch_finalizers(Migration, made.metadata, ["other/one"])
     again = await Reconciler(gatherer, core_vm.step, executor, NoPass()).reconcile("shop/web-0")
     assert again == AT_ONCE if written else (again is not None and timedelta() < again <= timedelta(seconds=30))
+
+
+async def test_a_confirm_goes_by_what_the_target_tells_now(
+    gatherer: Gatherer, server: FakeServer, cluster: Cluster, store: Store, vm: VirtualMachine, placement: Placement
+) -> None:
+    body = migration_body("move") | {"spec": {"virtualMachine": {"name": "web-0"}, "decision": "Confirm"}}
+    wished = load(Migration, await server.create(MOVE, body))
+    store.remember(wished)
+    await cluster.create(ComputeNode, Meta(name="n1"))
+    await cluster.apply_status(ComputeNode, "n1", load(ComputeNodeStatus, node_status()))
+    assert (await gatherer.gather(vm.metadata.uid)).hosts == (), "watching has not told of it"
+    lock = Lock(kind=LockKind.MIGRATION, namespace="shop", name="move", uid=wished.metadata.uid)
+    await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, lock=lock))
+    assert [h.name for h in (await gatherer.gather(vm.metadata.uid)).hosts] == ["n1"]
+
+
+async def test_one_that_has_finished_is_let_go_although_its_vm_is_gone(
+    gatherer: Gatherer, executor: Executor, cluster: Cluster, store: Store, move: Migration
+) -> None:
+    ended = await cluster.swap_status(Migration, move.metadata, ENDED)
+    store.remember(await cluster.patch_finalizers(Migration, ended.metadata, [FINALIZER]))
+    reconciler = Reconciler(gatherer, core_vm.step, executor, NoPass())
+    while await reconciler.reconcile("shop/web-0") == AT_ONCE:
+        pass
+    assert (await cluster.get(Migration, "move", "shop")).metadata.finalizers == ()

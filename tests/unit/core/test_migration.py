@@ -1,6 +1,7 @@
 """A migration, from the lock to its end: what is asked of which host, and who may start the VM when."""
 
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -192,13 +193,14 @@ def test_one_that_is_deleted_goes_at_once_only_if_it_never_held_the_lock(until: 
     assert life.migrations["move"].metadata.finalizers == (() if until is None else (FINALIZER,))
 
 
-def test_one_that_is_settled_and_deleted_goes_only_once_its_end_was_told() -> None:
+def test_one_that_awaits_its_decision_and_is_deleted_is_still_decided_and_goes_once_that_is_durable() -> None:
     life = Life()
     life.go_on_to()
     life._meta("move", deletion_timestamp=NOON)
-    life.wish("Confirm")
+    life.step()
     assert life.migrations["move"].metadata.finalizers == (FINALIZER,)
-    life.answer(Verb.DISCARD)
+    life.wish("Confirm")
+    assert [s.migration_uid for s in life.spec.settled] == ["uid-move"]
     assert life.migrations["move"].metadata.finalizers == ()
 
 
@@ -534,6 +536,89 @@ def test_a_decision_that_is_durable_is_final() -> None:
     assert life.status().phase == MigrationPhase.REVERTED
 
 
+def test_what_has_finished_is_never_told_otherwise_by_an_older_placement() -> None:
+    life = Life()
+    life.go_on_to(Verb.ACTIVATE)
+    older = life.placement
+    life.answer(Verb.ACTIVATE)
+    life.wish("Confirm")
+    life.answer(Verb.DISCARD)
+    ended = life.status()
+    life.placement = older
+    assert project_migration.told(life.migrations["move"], older.spec, life.seen(), None, after(9)) == ended
+
+
+def test_what_follows_from_an_end_is_decided_at_once() -> None:
+    life = Life(migration(), migration("later", created=1))
+    life.holds("a", state=RunState.STOPPED)
+    life.step()
+    life.holds("a", state=RunState.RUNNING)
+    life.target = None
+    life._write(life.decide())  # protected
+    decision = life.decide()
+    assert [t.status.phase for t in decision.migrations][:1] == [MigrationPhase.FAILED]
+    assert decision.requeue_after == timedelta()
+    life._write(decision)
+    assert life.decide().requeue_after is None or life.decide().protect_migration is not None
+
+
+@pytest.mark.parametrize("until", ["Prepare", "Seal"])
+def test_a_revert_before_the_switch_over_is_carried_out_once_the_target_runs(until: str) -> None:
+    life = Life()
+    life.go_on_to(Verb(until))
+    life.wish("Revert")
+    assert life.open() == [(Verb(until), "b" if until == "Prepare" else "a")]
+
+
+def test_a_revert_before_it_has_begun_ends_it_cancelled_and_nothing_was_touched() -> None:
+    life = Life(migration(decision="Revert"), migration("later", created=1))
+    before = life.spec
+    life.target = None
+    life.step()
+    assert life.spec == before
+    assert life.status().phase == MigrationPhase.REVERTED
+    assert [life.told(k) for k in (reasons.FINISHED, reasons.SUCCEEDED)] == [("True", reasons.CANCELLED), ("False", reasons.CANCELLED)]
+    assert life.status("later").phase == MigrationPhase.FAILED, "it holds nobody back"
+
+
+def test_right_after_its_start_a_controller_does_not_say_that_the_target_is_silent() -> None:
+    life = Life()
+    life.go_on_to()
+    life.holds("b", lease=None)
+    life.wish("Confirm")
+    assert life.told(reasons.CONFIRM_BLOCKED) == ("True", reasons.AGENTS_NOT_SEEN_YET)
+
+
+def test_a_host_with_the_identity_of_another_is_no_target() -> None:
+    life = Life()
+    life.hosts["c"] = host("c", host_id="host-a")
+    life.target = None
+    life.step()
+    assert life.places[-1].holders == {"c"}
+
+
+SILENT: list[Any] = [
+    pytest.param("forward", Verb.PREPARE, "b", id="target-in-prepare"),
+    pytest.param("forward", Verb.SEAL, "a", id="source-in-seal"),
+    pytest.param("back", Verb.SEAL, "b", id="target-on-the-way-back"),
+]
+
+
+@pytest.mark.parametrize(("direction", "verb", "node"), SILENT)
+def test_a_host_that_falls_silent_on_the_way_is_told_after_two_minutes(direction: str, verb: Verb, node: str) -> None:
+    life = reverting() if direction == "back" else Life().go_on_to(verb)
+    asked = life.asked(verb)
+    life.tasks[asked.metadata.name] = dataclasses.replace(asked, metadata=dataclasses.replace(asked.metadata, creation_timestamp=NOON))
+    life.hosts[node] = dataclasses.replace(life.hosts[node], lease_fresh=False)
+    wait = life.step().requeue_after
+    assert wait == timedelta(minutes=2)
+    assert life.told(reasons.NEEDS_ATTENTION)[0] == "False"
+    life.step(120)
+    assert life.told(reasons.NEEDS_ATTENTION) == ("True", reasons.NODE_SILENT)
+    assert life.of_vm(reasons.NEEDS_ATTENTION) == ("True", reasons.NODE_SILENT)
+    assert node in life.whole(reasons.NEEDS_ATTENTION).message
+
+
 # Copies that are to go
 
 
@@ -555,6 +640,7 @@ def test_a_discard_that_fails_is_asked_again_later_and_later() -> None:
         waits.append(wait.total_seconds())
         life.step(wait.total_seconds())
         assert life.open() == [(Verb.DISCARD, "a")]
+        assert life.told(reasons.NEEDS_ATTENTION) == ("True", reasons.STORAGE_ERROR)
     assert waits == [5, 10, 20]
     assert life.of_vm(reasons.NEEDS_ATTENTION)[0] == "True"
 
@@ -584,6 +670,38 @@ def test_a_vm_that_is_missing_is_waited_for_and_then_told() -> None:
     ended = dataclasses.replace(migration(), status=status)
     again, wait = project_migration.without_vm(ended, after(999))
     assert (again, wait) == (status, None)
+
+
+def test_a_vm_that_vanished_under_a_migration_is_told_and_nothing_is_said_to_be_untouched() -> None:
+    life = Life()
+    life.go_on_to(Verb.COPY)
+    status, wait = project_migration.without_vm(life.migrations["move"], after(999))
+    assert (status is not None and status.phase, wait) == (MigrationPhase.COPYING, None)
+    assert status is not None
+    told = {c.type: (c.status.value, c.reason) for c in status.conditions}
+    assert told[reasons.NEEDS_ATTENTION] == ("True", reasons.VM_MISSING)
+    assert told[reasons.FINISHED][0] == "False"
+    assert told[reasons.SOURCE_SEALED][0] == "True"
+
+
+def test_a_placement_that_was_lost_under_a_migration_is_told_and_the_rest_stands() -> None:
+    life = Life()
+    life.go_on_to(Verb.COPY)
+    seen = dataclasses.replace(life.seen(), placement=None)
+    decision = step(seen, after(9), "e9")
+    (told,) = decision.migrations
+    conditions = {c.type: (c.status.value, c.reason) for c in told.status.conditions}
+    assert conditions[reasons.NEEDS_ATTENTION] == ("True", reasons.PLACEMENT_LOST)
+    assert conditions[reasons.SOURCE_SEALED][0] == "True"
+    assert (told.status.phase, decision.release_migrations) == (MigrationPhase.COPYING, ())
+
+
+def test_what_has_finished_lets_go_of_its_migration_without_a_placement_too() -> None:
+    life = discarding()
+    life.answer(Verb.DISCARD)
+    life._meta("move", finalizers=(FINALIZER,))
+    decision = step(dataclasses.replace(life.seen(), placement=None), after(9), "e9")
+    assert decision.release_migrations == (life.migrations["move"],)
 
 
 def test_a_migration_waits_for_a_vm_that_has_no_node_yet() -> None:
@@ -693,6 +811,12 @@ def test_each_of_two_copies_that_are_to_go_is_asked_of_its_own_host() -> None:
     life.placement = dataclasses.replace(life.placement, spec=dataclasses.replace(life.spec, copies=(*life.spec.copies, second)))
     life.step()
     assert sorted(life.open()) == [(Verb.DISCARD, "a"), (Verb.DISCARD, "c")]
+    for node in ("a", "c"):
+        (asked,) = (t for t in life.tasks.values() if t.spec.node == node)
+        life.tasks[asked.metadata.name] = dataclasses.replace(asked, status=life._done(asked))
+        life.step()
+        assert node not in [c.node for c in life.spec.copies]
+    assert life.open() == []
 
 
 def test_a_preflight_says_nothing_of_the_journals_epoch_and_a_seal_does() -> None:

@@ -11,6 +11,7 @@ from builders import UID
 from sshd import EPOCH, KERNEL, NAMES, REQUEST, Caller, Target, digests, headers
 
 from kubeferry.agent.transfer import receiver, service, wire
+from kubeferry.agent.transfer.vocabulary import HELLO_LIMIT
 from kubeferry.agent.transfer.wire import Announcement, AnswerState
 from kubeferry.api import reasons
 from kubeferry.api.role import Role
@@ -201,6 +202,17 @@ async def test_a_hello_that_is_none_is_refused(line: bytes, target: Target) -> N
         writer.write_eof()
         assert "ssh-serve" in await Caller(reader, writer).refusal()
         writer.close()
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+async def test_a_hello_may_be_so_long_and_no_longer(excess: int, target: Target) -> None:
+    hello = b'{"peer": "a", "command": "none"}'
+    async with target.serving():
+        reader, writer = await asyncio.open_unix_connection(target.socket)
+        writer.write(hello.ljust(HELLO_LIMIT - 1 + excess) + b"\n")
+        refusal = await Caller(reader, writer).refusal()
+        writer.close()
+    assert ("in 1025 bytes, at most 1024" if excess else "the command none is none") in refusal
 
 
 async def test_a_hello_that_does_not_come_is_not_waited_for(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,22 @@ def test_a_command_outside_of_the_vocabulary_is_refused(command: str, reached: R
 
 
 @needs_sshd
+def test_an_agent_that_says_nothing_from_the_start_is_given_up(reached: Reached, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, _, endpoint, keys = reached
+    monkeypatch.setattr(ssh, "SILENCE_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(target.socket))
+        agent.listen()
+        with (
+            connect(endpoint, keys.identity) as transport,
+            run(transport, "receive") as line,
+            pytest.raises(TransferError, match="said nothing for 0 s") as refused,
+        ):
+            line.receive()
+    assert refused.value.reason == reasons.TRANSFER_BROKEN
+
+
+@needs_sshd
 def test_no_shell_no_terminal_no_subsystem_and_no_forwarding_is_to_be_had(reached: Reached) -> None:
     _, _, endpoint, keys = reached
     with connect(endpoint, keys.identity) as transport:
