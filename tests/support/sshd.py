@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import pytest
 from builders import UID, domain
 
 from kubeferry.agent.journal import JournalStore
@@ -41,8 +40,6 @@ ROOT_DATA = {0: b"boot" * 1000, 5 * MIB - 4096: b"over the edge of two frames" *
 NAMES = ("kernel", "root.raw")
 
 SSHD = "/usr/sbin/sshd"
-
-needs_sshd = pytest.mark.skipif(os.geteuid() != 0 or not Path(SSHD).exists(), reason="needs root and OpenSSH's sshd")
 
 
 def vm_domain() -> Domain:

@@ -1,6 +1,7 @@
 """The agent: what it is made of, and how watching, libvirt's events and its own looks wake the work on a VM."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -43,6 +44,9 @@ WORKERS = 32
 FIRST_RENEWALS = timedelta(seconds=2)
 """The Lease of a new agent is renewed twice soon: it counts as fresh only once it was seen to change."""
 
+AUTHORIZED_EVERY = 60.0
+"""Seconds between two looks at who may call this agent; a Prepare looks, too."""
+
 PUBLISH = "publish"
 
 log = structlog.get_logger(__name__)
@@ -51,7 +55,10 @@ log = structlog.get_logger(__name__)
 class Agent:
     """Everything between kopf's events, libvirt and the API server. It keeps no truth: a killed agent goes on from its journals."""
 
-    def __init__(self, machine: Machine, keys: Keys, server: Server, port: Hypervisor, clock: Clock) -> None:
+    def __init__(
+        self, machine: Machine, keys: Keys, server: Server, port: Hypervisor, clock: Clock, boottime: Callable[[], float] = boottime
+    ) -> None:
+        """`clock` sets alarms; `boottime` gives seconds and goes on while the host sleeps."""
         self._machine = machine
         self._cluster = Cluster(server, AGENT_ACCOUNT)
         self._inbox = Inbox()
@@ -60,7 +67,9 @@ class Agent:
         self._service = TransferService(machine, journals, receivers)
         self.hypervisor = HypervisorCalls(port, callers=WORKERS + 2)  # who tells the ComputeNode calls too, and who begins to watch
         self.publisher = Publisher(machine, self._cluster, Report(machine, journals, self.hypervisor), self._wake)
-        peers = Peers(machine, self._cluster, keys)
+        peers = self._peers = Peers(machine, self._cluster, keys)
+        self._authorize_due = 0.0
+        self._boottime = boottime
         revivals = Revivals(boottime)
         effects = self._effects(journals, peers, Outbound(machine, peers, keys), revivals)
         worker = Worker(machine, self._cluster, journals, self.hypervisor, self._inbox, effects, receivers, revivals, self._publish_soon)
@@ -138,8 +147,15 @@ class Agent:
 
     async def _publish(self, _: str) -> timedelta:
         await self.publisher.publish()
+        await self._authorize()
         self._renewals += 1
         return FIRST_RENEWALS if self._renewals <= 2 else RENEWED_EVERY
+
+    async def _authorize(self) -> None:
+        """Let the other nodes' agents in, by what their ComputeNodes tell now: nodes come, go, and get new keys."""
+        if self._boottime() >= self._authorize_due:
+            await self._peers.authorize()
+            self._authorize_due = self._boottime() + AUTHORIZED_EVERY
 
     def _wake(self, uid: str) -> None:
         self._vms.add(uid)

@@ -13,7 +13,7 @@ from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.stopped import StopProof
 from kubeferry.agent.storage.layout import disk_file
-from kubeferry.agent.storage.trash import move_to_trash
+from kubeferry.agent.storage.trash import move_to_trash, require_disks
 from kubeferry.api.domain import Domain
 from kubeferry.core import host
 from kubeferry.core.journal import Journal
@@ -41,8 +41,8 @@ class Discarder:
 
         Raises:
             RefusedError: `NotStopped`; nothing was changed, not even the journal.
-            StorageError: `ForeignFiles`: a file is not this VM's, and nothing was moved; the file system refused, or a journal can't
-                be written; or the proof can't be had.
+            StorageError: a disk is neither where it should be nor in the trash, and nothing was changed; `ForeignFiles`: a file is not
+                this VM's, and nothing was moved; the file system refused, or a journal can't be written; or the proof can't be had.
             HypervisorError: the hypervisor does not answer; nothing was changed.
         """
         domain = journal.domain
@@ -58,8 +58,9 @@ class Discarder:
 
     def _move(self, journal: Journal, domain: Domain) -> tuple[Journal, tuple[str, ...]]:
         """Journal and move; the journal as it is then, and the names of what is left. Runs in a thread."""
-        self._journals.write(journal)
         inodes = {disk_file(disk): journal.disks[disk.name].inode for disk in domain.disks if disk.name in journal.disks}
+        require_disks(self._machine.settings.instances_path, journal.uid, inodes)
+        self._journals.write(journal)
         left = move_to_trash(self._machine.settings.instances_path, journal.uid, journal.epoch, journal.created, inodes)
         gone = host.bury(journal)
         self._journals.write(gone)

@@ -10,8 +10,9 @@ from kubeferry.api import reasons
 
 CALL_DEADLINE = 30.0
 """Seconds after which a call to libvirt counts as hung."""
-CREATE_DEADLINE = 120.0
-"""Seconds for a start, in which libvirt waits for QEMU, and QEMU for its memory and its disks."""
+LONG_DEADLINE = 120.0
+"""Seconds for a start, in which libvirt waits for QEMU, and QEMU for its memory and its disks; and for a forced end, in which libvirt
+itself waits for up to 40 s for a process that hangs in the kernel."""
 
 T = TypeVar("T")
 
@@ -23,18 +24,18 @@ class HypervisorCalls:
     agent must end itself so that nothing is waited for behind it.
     """
 
-    def __init__(self, port: Hypervisor, callers: int, deadline: float = CALL_DEADLINE, create_deadline: float = CREATE_DEADLINE) -> None:
+    def __init__(self, port: Hypervisor, callers: int, deadline: float = CALL_DEADLINE, long_deadline: float = LONG_DEADLINE) -> None:
         """Nothing is called yet.
 
         Args:
             port: what is called.
             callers: how many may call at a time: a call that waited for a thread would seem to hang.
             deadline: seconds for a call.
-            create_deadline: seconds for `create`.
+            long_deadline: seconds for `create` and `destroy`.
         """
         self._port = port
         self._deadline = deadline
-        self._create_deadline = create_deadline
+        self._long_deadline = long_deadline
         self._pool = ThreadPoolExecutor(max_workers=callers, thread_name_prefix="libvirt")
         self.hung = asyncio.Event()
 
@@ -52,7 +53,7 @@ class HypervisorCalls:
 
     async def create(self, xml: str, allowed: Callable[[], bool]) -> None:
         """See `Hypervisor.create`; `allowed` is asked from another thread."""
-        await self._call("create", lambda: self._port.create(xml, allowed), self._create_deadline)
+        await self._call("create", lambda: self._port.create(xml, allowed), self._long_deadline)
 
     async def shutdown(self, uuid: str) -> None:
         """See `Hypervisor.shutdown`."""
@@ -60,7 +61,7 @@ class HypervisorCalls:
 
     async def destroy(self, uuid: str) -> None:
         """See `Hypervisor.destroy`."""
-        await self._call("destroy", lambda: self._port.destroy(uuid), self._deadline)
+        await self._call("destroy", lambda: self._port.destroy(uuid), self._long_deadline)
 
     async def _call(self, name: str, call: Callable[[], T], deadline: float) -> T:
         if self.hung.is_set():

@@ -40,3 +40,5 @@ async def _write(news: "asyncio.Queue[TaskProgress | None]", tell: Callable[[Tas
             await tell(latest)
         except KubeError as error:
             log.warning("progress could not be told", reason=error.reason, error=str(error))
+        except Exception:  # whatever it is, it must not take the place of the task's own outcome
+            log.exception("progress could not be told")

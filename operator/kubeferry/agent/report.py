@@ -74,7 +74,9 @@ class Report:
             memory=None if facts is None else facts.memory,
             ssh=self._machine.ssh,
             instances=None if room is None else dataclasses.replace(room, free=room.free - room.free % FREE_STEP),
-            inventory=tuple(_item(journal, self._domains, self._allocated.get(journal.uid)) for journal in held),
+            inventory=tuple(
+                _item(journal, self._domains, self._allocated.get(journal.uid)) for journal in held if journal.role != Role.GONE
+            ),
             conditions=self._conditions,
         )
 

@@ -59,7 +59,8 @@ class Reserver:
         """Check and journal what the VM takes of this host; runs in the thread of reservations."""
         disk = needed(domain, facts)
         held, unreadable = self._journals.all()
-        others = [other for other in held if other.uid != journal.uid]
+        # Of a copy that is gone only the epoch is kept.
+        others = [other for other in held if other.uid != journal.uid and other.role != Role.GONE]
         if len(others) + len(unreadable) >= INVENTORY_LENGTH:
             message = f"this host's journals tell of {INVENTORY_LENGTH} copies, as many as its ComputeNode can list: take another host"
             raise RefusedError(reasons.INVENTORY_FULL, message)

@@ -22,6 +22,9 @@ from kubeferry.api.domain import Domain
 
 T = TypeVar("T")
 
+LOOKERS = 64
+"""Looks at a time: one that hangs keeps its thread, and no other look may wait behind it."""
+
 
 class StopProof:
     """Three looks, each at what the others can't see: libvirt, QEMU's locks of the disks, the host's processes."""
@@ -31,7 +34,7 @@ class StopProof:
         self._machine = machine
         self._hypervisor = hypervisor
         self._deadline = deadline
-        self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="stop-proof")
+        self._looks = ThreadPoolExecutor(max_workers=LOOKERS, thread_name_prefix="stop-proof")
 
     async def require(self, domain: Domain) -> None:
         """Return if the VM is stopped: nothing runs it, and nothing holds a disk of it that is here. Nothing is changed.

@@ -36,6 +36,7 @@ def configure_logs(log_format: LogFormat) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+    logging.getLogger("paramiko").setLevel(logging.WARNING)  # at INFO it tells of every connection
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # at INFO it tells of every event handled
 
 

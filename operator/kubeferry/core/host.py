@@ -144,7 +144,8 @@ def _create_new(task: HostTaskSpec, _: Journal | None, placement: PlacementSpec)
 
 
 def _create_again(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
-    if journal is None or task.epoch != journal.epoch:
+    # With a source, it is a Prepare's.
+    if journal is None or task.epoch != journal.epoch or journal.source is not None:
         return _refused(task, Role.INCOMING)
     return _begin(task, journal, Role.INCOMING, Effect.MAKE_DISKS)
 

@@ -51,3 +51,22 @@ async def test_an_api_server_that_is_away_is_told_again_soon_and_then_every_ten_
             clock.advance(waits[-1])
     await agent.stop()
     assert waits == [1, 2, 4, 8, 10, 10]  # a Lease that is not renewed for 40 s makes the node silent
+
+
+async def test_an_agent_lets_the_other_nodes_in_when_it_starts_and_each_minute(rig: Rig) -> None:
+    clock = Telling()
+    now = [1000.0]
+    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), clock, lambda: now[0])
+    await agent.start()
+    async with asyncio.timeout(30):
+        await clock.told.get()
+        asked = rig.server.requests.count("list ComputeNode *")
+        for _ in range(2):
+            clock.advance(20)
+            await clock.told.get()
+        again = rig.server.requests.count("list ComputeNode *")
+        now[0] += 61
+        clock.advance(20)
+        await clock.told.get()
+    await agent.stop()
+    assert (asked, again, rig.server.requests.count("list ComputeNode *")) == (1, 1, 2)

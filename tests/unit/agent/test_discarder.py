@@ -117,11 +117,34 @@ async def test_discarded_again_it_is_gone_still(copy: Copy) -> None:
 
 
 async def test_a_copy_of_which_no_byte_was_made_leaves_no_trash(copy: Copy) -> None:
+    copy.journal = dataclasses.replace(copy.journal, disks={})
     for path in copy.directory.iterdir():
         path.unlink()
     assert (await copy.discard()).role == Role.GONE
     assert not copy.directory.exists()
     assert not copy.trash.parent.exists()
+
+
+@pytest.mark.parametrize("missing", ["the-disk", "the-directory", "everything"])
+async def test_a_disk_that_is_not_where_it_should_be_is_not_given_up(copy: Copy, missing: str) -> None:
+    elsewhere = copy.rig.path / "elsewhere"  # its file system is not mounted, say
+    elsewhere.mkdir()
+    for path in copy.directory.iterdir() if missing != "the-disk" else [copy.directory / "root.raw"]:
+        path.rename(elsewhere / path.name)
+    if missing == "the-directory":
+        copy.directory.rmdir()
+    refused = await copy.refusal()
+    assert (refused.reason, refused.retryable) == (reasons.STORAGE_ERROR, True)
+    assert "root.raw" in str(refused)
+    assert copy.rig.journal() == copy.before
+    assert content(copy.trash) == {}
+
+
+async def test_a_discard_that_is_asked_again_at_a_higher_epoch_finds_what_the_first_has_moved(copy: Copy) -> None:
+    copy.move()
+    copy.journal = dataclasses.replace(copy.journal, epoch=EPOCH + 1, epoch_id="e8")
+    assert (await copy.discard()).role == Role.GONE
+    assert content(copy.trash) == OWN
 
 
 async def test_what_a_guest_wrote_to_another_epochs_trash_stays_there(copy: Copy) -> None:

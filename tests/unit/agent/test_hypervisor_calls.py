@@ -15,7 +15,7 @@ from kubeferry.api import reasons
 
 
 class Hanging(FakeHypervisor):
-    """Answers `domains` and `create` once it is let go."""
+    """Answers `domains`, `create` and `destroy` once it is let go."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,6 +30,10 @@ class Hanging(FakeHypervisor):
     def create(self, xml: str, allowed: Callable[[], bool]) -> None:
         self.released.wait()
         super().create(xml, allowed)
+
+    def destroy(self, uuid: str) -> None:
+        self.released.wait()
+        super().destroy(uuid)
 
 
 @pytest.fixture
@@ -67,9 +71,10 @@ async def test_once_a_call_hung_every_later_one_fails_at_once(hanging: Hanging) 
     assert hanging.asked == 1
 
 
-async def test_a_start_is_given_more_time_than_other_calls(hanging: Hanging) -> None:
-    calls = HypervisorCalls(hanging, callers=2, deadline=0.01, create_deadline=3600)
-    start = asyncio.create_task(calls.create(machine(), allowed))
+@pytest.mark.parametrize("what", ["create", "destroy"])
+async def test_a_start_and_a_forced_end_are_given_more_time_than_other_calls(hanging: Hanging, what: str) -> None:
+    calls = HypervisorCalls(hanging, callers=2, deadline=0.01, long_deadline=3600)
+    start = asyncio.create_task(calls.create(machine(), allowed) if what == "create" else calls.destroy(UID))
     done, _ = await asyncio.wait({start}, timeout=0.1)
     assert not done
     hanging.released.set()
@@ -78,7 +83,7 @@ async def test_a_start_is_given_more_time_than_other_calls(hanging: Hanging) -> 
 
 
 async def test_a_start_that_does_not_return_is_told_too(hanging: Hanging) -> None:
-    calls = HypervisorCalls(hanging, callers=2, create_deadline=0.01)
+    calls = HypervisorCalls(hanging, callers=2, long_deadline=0.01)
     with pytest.raises(HypervisorError, match="did not return from create"):
         await calls.create(machine(), allowed)
 

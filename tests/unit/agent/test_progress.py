@@ -66,6 +66,17 @@ async def test_the_end_waits_for_the_write_that_has_begun() -> None:
     assert writer.written == [1]
 
 
+async def test_a_defect_of_who_writes_does_not_take_the_place_of_the_tasks_outcome() -> None:
+    writer = Writer()
+    writer.error = ZeroDivisionError()
+    writer.go_on.set()
+    with capture_logs() as logs:
+        async with told(writer) as on_progress:
+            on_progress(at(1))
+            await writer.begun.wait()
+    assert [line["log_level"] for line in logs] == ["error"]
+
+
 async def test_an_api_server_that_does_not_answer_keeps_no_later_news_from_being_told() -> None:
     writer = Writer()
     writer.error = Unavailable("no answer")

@@ -175,7 +175,9 @@ async def test_of_a_copy_that_is_gone_or_can_not_be_looked_at_no_bytes_are_told_
     rig.journals.write(dataclasses.replace(rig.journal(), uid="lost"))
     rig.journals.write(dataclasses.replace(rig.journal(), uid="prepared", role=Role.INCOMING, created=()))
     status = await rig.report.now()
-    assert {item.uid: item.allocated for item in status.inventory} == {UID: FREE_STEP, "gone": None, "lost": None, "prepared": 0}
+    assert {item.uid: item.allocated for item in status.inventory} == {UID: FREE_STEP, "lost": None, "prepared": 0}, (
+        "of what is gone nothing is told"
+    )
     assert told(status, reasons.READY).status == Status.TRUE
     (rig.path / "instances").rename(rig.path / "elsewhere")
     assert {item.uid: item.allocated for item in (await rig.report.now()).inventory}[UID] is None

@@ -11,6 +11,7 @@ from builders import UID
 from fake_hypervisor import FACTS
 from hypervisor_contract import machine
 
+from kubeferry.agent import reserver as reserver_module
 from kubeferry.agent.creator import Creator
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.journal import Journals, JournalStore
@@ -22,6 +23,7 @@ from kubeferry.api import reasons
 from kubeferry.api.domain import Domain
 from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
+from kubeferry.core import host
 from kubeferry.core.journal import Journal, JournalStep, Reserved
 
 GIB = 1 << 30
@@ -95,6 +97,15 @@ async def test_a_vm_that_the_hypervisor_knows_already_gets_nothing(rig: Rig, run
 )
 async def test_nothing_is_journaled_of_what_the_host_lacks(rig: Rig, changes: dict[str, object], needed: int, reason: str) -> None:
     assert await refusal(rig, wanted(rig, **changes), needed) == reason
+
+
+async def test_copies_that_are_gone_take_no_place_in_the_inventory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reserver_module, "INVENTORY_LENGTH", 2)
+    for number in range(3):
+        rig.journals.write(host.bury(dataclasses.replace(wanted(rig), uid=f"gone-{number}", role=Role.DELETING)))
+    await reserver(rig).reserve(wanted(rig), lambda _, __: 0)
+    rig.journals.write(dataclasses.replace(wanted(rig), uid="second"))
+    assert await refusal(rig, wanted(rig, "third")) == reasons.INVENTORY_FULL
 
 
 async def test_one_that_is_made_here_and_one_that_comes_are_not_given_the_same_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,10 @@ from kubeferry.api import reasons
 @contextmanager
 def process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process with those arguments, until its input is closed."""
-    with subprocess.Popen([sys.executable, "-c", "input()", *arguments], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
+    argv = [sys.executable, "-c", "print(flush=True); input()", *arguments]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
+        assert started.stdout is not None
+        started.stdout.readline()  # before that, it may not have its arguments yet
         yield started
 
 

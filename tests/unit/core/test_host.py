@@ -142,6 +142,8 @@ def test_a_prepared_copy_knows_who_may_fill_it_and_is_acknowledged_again_only_at
     assert isinstance(answer, Act)
     assert (answer.journal.source, answer.journal.domain) == ("b", domain())
     assert host.answer(task(Verb.PREPARE), answer.journal, lineage("e2", "e1"), HERE) == Acknowledge(TaskState.PREPARED)
+    other = host.answer(task(Verb.CREATE), answer.journal, lineage("e2", "e1"), HERE)
+    assert isinstance(other, Refuse), "nothing is made from its sources where a copy is to come"
     later = host.answer(task(Verb.PREPARE, 3, "e3"), answer.journal, lineage("e3", "e2", "e1"), HERE)
     assert isinstance(later, Refuse)
 

@@ -27,7 +27,7 @@ def copy_sparse(source: int, target: int) -> None:
     """
     before = os.fstat(source)
     os.ftruncate(target, before.st_size)
-    for start, end in _extents(source, before.st_size):
+    for start, end in extents(source, before.st_size):
         while start < end:
             copied = _copy(source, target, start, min(end - start, _CHUNK))
             if copied == 0:
@@ -44,8 +44,8 @@ def _changed(seen: str) -> StorageError:
     )
 
 
-def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each stretch of data."""
+def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each stretch of data below `size`, in order. Where a file system can't tell, all of it is data."""
     end = 0
     while end < size:
         try:
@@ -54,6 +54,8 @@ def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
             if error.errno == errno.ENXIO:
                 return
             raise
+        if start >= size:
+            return
         end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
         yield start, end
 

@@ -6,11 +6,48 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kubeferry.agent.storage.errors import storage_errors
+from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.instance import Instance, foreign
 from kubeferry.agent.storage.layout import PART, TRASH, is_console_log
+from kubeferry.api import reasons
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def require_disks(instances_path: Path, uid: str, inodes: Mapping[str, int]) -> None:
+    """Make sure that every disk is where it should be, before its copy is given up: in the instance directory, or in the trash already.
+
+    That it is in neither does not say that it is gone: its file system may not be mounted.
+
+    Args:
+        instances_path: where the instances lie.
+        uid: the VM's uid.
+        inodes: inode numbers of the disks, by final name.
+
+    Raises:
+        StorageError: `StorageError`: one is in neither place, or it can't be told. `ForeignFiles` is for `move_to_trash` to find.
+    """
+    with storage_errors(f"look for the disks of VM {uid} in {instances_path}"):
+        found = set(_inodes(instances_path / uid).items())
+        trash = instances_path / TRASH
+        for name in os.listdir(trash) if trash.exists() else ():
+            if name.startswith(f"{uid}-"):
+                found |= set(_inodes(trash / name).items())
+    names = {name for name, _ in found}
+    if missing := sorted(name for name, inode in inodes.items() if (name, inode) not in found and name not in names):
+        message = (
+            f"{', '.join(missing)} of VM {uid} was expected in {instances_path / uid}, and is neither there nor in the trash: "
+            f"see that the file system of the instances is mounted. The copy is not given up"
+        )
+        raise StorageError(reasons.STORAGE_ERROR, message, retryable=True)
+
+
+def _inodes(directory: Path) -> dict[str, int]:
+    """Inode numbers of what a directory holds, by name; one that is missing holds nothing."""
+    try:
+        return {entry.name: entry.inode() for entry in os.scandir(directory)}
+    except FileNotFoundError:
+        return {}
 
 
 def move_to_trash(instances_path: Path, uid: str, epoch: int, created: Collection[str], inodes: Mapping[str, int]) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ chunk in the order of their places, holes included as the zeros that they read a
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from errno import ENXIO
 
 from blake3 import blake3
 
 from kubeferry.agent.storage.errors import StorageError
+from kubeferry.agent.storage.sparse import extents
 from kubeferry.api import reasons
 
 CHUNK = 4 << 20
@@ -115,22 +115,6 @@ def chunks(fd: int, size: int) -> Iterator[Chunk]:
             start = stop
     if pending:
         yield _read(fd, size, index, pending)
-
-
-def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each stretch of data below `size`, in order. Where a file system can't tell, all of it is data."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == ENXIO:
-                return
-            raise
-        if start >= size:
-            return
-        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        yield start, end
 
 
 def _read(fd: int, size: int, index: int, stretches: list[tuple[int, int]]) -> Chunk:

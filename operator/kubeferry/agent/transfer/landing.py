@@ -33,6 +33,9 @@ SYNC_EVERY = 128 << 20
 ALIVE_EVERY = 16
 """Chunks (64 MiB) that are read back between two signs of life."""
 
+BOOT_LIMIT = 1 << 30
+"""Bytes of a kernel or an initrd."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -157,7 +160,7 @@ class Landing:
             raise broken(f"data of file {data.index} came, {len(filling.parts)} files were announced")
         part = filling.parts[data.index]
         end = data.offset + len(data.content)
-        if data.offset < part.end or end > part.header.size:
+        if not data.content or data.offset < part.end or end > part.header.size:
             raise broken(
                 f"data of {part.header.name} from byte {data.offset} to {end} came; it was expected behind byte {part.end}, "
                 f"and the file has {part.header.size}"
@@ -267,6 +270,8 @@ def _check_announced(files: Sequence[FileHeader], domain: Domain) -> None:
     if announced != expected:
         raise broken(f"the files {', '.join(announced)} were announced, {', '.join(expected)} were expected")
     for header in files:
+        if header.name not in capacities and header.size > BOOT_LIMIT:
+            raise broken(f"{header.name} was announced with {header.size} bytes, at most {BOOT_LIMIT} were expected")
         if header.size != capacities.get(header.name, header.size):
             raise broken(f"{header.name} was announced with {header.size} bytes, the disk's capacity is {capacities[header.name]}")
 

@@ -30,6 +30,9 @@ from kubeferry.kube.errors import Forbidden, Invalid, NotFound, Unreadable
 SOCKET = "agent.sock"
 """Where the agent takes copies, below its run path."""
 
+THREADS = 64
+"""Preflights, and copies, at a time: more than a node moves at once."""
+
 PROGRESS_SECONDS = 2.0
 """Between two tellings of how far a copy is."""
 
@@ -106,9 +109,9 @@ class Outbound:
         self._peers = peers
         self._keys = keys
         self._clock = clock
-        # Apart: a Preflight that waited for two long copies would be taken for one that hangs.
-        self._preflights = ThreadPoolExecutor(max_workers=2, thread_name_prefix="preflight")
-        self._copies = ThreadPoolExecutor(max_workers=2, thread_name_prefix="copy")
+        # Apart, and enough of them: a VM is off while its copy waits, and a Preflight that waits would be taken for one that hangs.
+        self._preflights = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="preflight")
+        self._copies = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="copy")
 
     async def preflight(self, task: HostTaskSpec) -> None:
         """Reach the target as a copy will, and have the VM's instance directory made there.

@@ -24,6 +24,8 @@ from kubeferry.agent.transfer.wire import (
 
 T = TypeVar("T")
 
+ALIVE_SECONDS = 15.0
+"""Between two signs of life before the data may come."""
 SILENCE_SECONDS = 60.0
 """Without a frame from the sender, or without one that it takes."""
 
@@ -55,13 +57,31 @@ async def tell(writer: asyncio.StreamWriter, answer: Answer) -> None:
         raise broken(f"the other agent does not take the answer {answer.state}: {error}; see its log") from error
 
 
-async def receive(landing: Landing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+class SignsOfLife:
+    """Tells the sender now and then that this host is at work, until it is stopped: to be, before anything else is told."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._telling = asyncio.create_task(self._tell(), name="signs of life")
+
+    def stop(self) -> None:
+        """Tell no more."""
+        self._telling.cancel()
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(ALIVE_SECONDS)
+            self._writer.write(frame(FrameType.ALIVE))
+
+
+async def receive(landing: Landing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, life: SignsOfLife) -> None:
     """Take a copy. However this ends, no thread works on its files any more.
 
     Args:
         landing: where the files go.
         reader: the frames after the announcement.
         writer: takes the answers.
+        life: told until the first answer: what an earlier try left may take its time to be removed.
 
     Raises:
         TransferError: the stream broke, is not what was announced, or what was read back is something else.
@@ -70,7 +90,7 @@ async def receive(landing: Landing, reader: asyncio.StreamReader, writer: asynci
     """
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="receiver")
     try:
-        await _receive(_Calls(thread, landing), landing, reader, writer)
+        await _receive(_Calls(thread, landing), landing, reader, writer, life)
     finally:
         try:
             await finished(thread.submit(landing.close), landing.stop)
@@ -89,8 +109,10 @@ class _Calls:
         return await finished(self._thread.submit(call), self._landing.stop)
 
 
-async def _receive(call: _Calls, landing: Landing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    if not await call(landing.begin):
+async def _receive(call: _Calls, landing: Landing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, life: SignsOfLife) -> None:
+    begun = await call(landing.begin)
+    life.stop()
+    if not begun:
         await tell(writer, Answer(state=AnswerState.VERIFIED))
         return
     await tell(writer, Answer(state=AnswerState.READY))

@@ -7,9 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from kubeferry.agent.errors import RefusedError
+from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.transfer.threads import gone
 from kubeferry.agent.transfer.wire import broken
 from kubeferry.api import reasons
+
+END_SECONDS = 30.0
+"""For a receiver that was cancelled to let go of its files."""
 
 
 class Receivers:
@@ -21,7 +25,11 @@ class Receivers:
 
     @asynccontextmanager
     async def barred(self, uid: str) -> AsyncIterator[None]:
-        """For as long as this is held nothing is received for the VM: what was is gone, its writing thread too."""
+        """For as long as this is held nothing is received for the VM: what was is gone, its writing thread too.
+
+        Raises:
+            StorageError: what was does not end.
+        """
         self._bars[uid] += 1
         try:
             if (running := self._running.get(uid)) is not None:
@@ -42,6 +50,7 @@ class Receivers:
         Raises:
             RefusedError: `NotIncoming`: the VM is barred.
             TransferError: `TransferBroken`: this one was ended.
+            StorageError: an older one does not end.
         """
         while (older := self._running.get(uid)) is not None:
             await _ended(older)
@@ -56,9 +65,16 @@ class Receivers:
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
-    """Cancel it, and wait until it is gone."""
+    """Cancel it, and wait until it is gone.
+
+    Raises:
+        StorageError: `StorageError`: its thread hangs, in a file system that does not answer; it may still write.
+    """
     task.cancel()
-    await asyncio.wait({task})
+    await asyncio.wait({task}, timeout=END_SECONDS)
+    if not task.done():
+        message = f"what is being received does not end within {END_SECONDS:.0f} s; see that the instances' file system answers"
+        raise StorageError(reasons.STORAGE_ERROR, message, retryable=True)
 
 
 async def _through(task: asyncio.Task[None]) -> None:

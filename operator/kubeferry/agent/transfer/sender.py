@@ -9,7 +9,8 @@ from pathlib import Path
 
 from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.space import allocated_bytes
-from kubeferry.agent.transfer.digest import ImageDigest, chunks, combined, extents
+from kubeferry.agent.storage.sparse import extents
+from kubeferry.agent.transfer.digest import ImageDigest, chunks, combined
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.ssh import Line, connect, run
 from kubeferry.agent.transfer.vocabulary import MAKE_DIRECTORY, RECEIVE
@@ -118,7 +119,10 @@ class _Copy:
                     digests[source.name] = self._file(index, source)
             self._line.send(message(Digests(files=digests), FrameType.END))
         except TransferError as error:
-            raise self._refusal_behind(error) from error
+            refusal = self._refusal_behind(error)
+            if refusal is None:
+                raise
+            raise refusal from error
         answer = _answer(self._line, self._stop)
         _expect(answer, AnswerState.VERIFIED)
         if answer.digest != (ours := combined(digests)):
@@ -147,14 +151,14 @@ class _Copy:
         self._done += len(stretch)
         self._on_progress(self._done, self._total)
 
-    def _refusal_behind(self, error: TransferError) -> TransferError:
+    def _refusal_behind(self, error: TransferError) -> TransferError | None:
         """Why the target ended the stream, where it said so before: its disk is full, say."""
         if error.reason != reasons.TRANSFER_BROKEN or not self._line.has_frame():
-            return error
+            return None
         try:
             return _refusal(parse(Answer, self._line.receive()))
         except TransferError:
-            return error
+            return None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.landing import Claim, Landing, make_directory
-from kubeferry.agent.transfer.receiver import read_frame, receive, tell
+from kubeferry.agent.transfer.receiver import SignsOfLife, read_frame, receive, tell
 from kubeferry.agent.transfer.receivers import Receivers
 from kubeferry.agent.transfer.threads import finished, unstoppable
 from kubeferry.agent.transfer.vocabulary import HELLO_LIMIT, MAKE_DIRECTORY, RECEIVE
@@ -24,6 +24,8 @@ from kubeferry.agent.transfer.wire import Announcement, Answer, AnswerState, Req
 from kubeferry.api.model import Name, load, model
 from kubeferry.api.task import TaskError
 
+STOP_SECONDS = 2.0
+"""For what is being received to let go of its files."""
 HELLO_SECONDS = 10.0
 """In which `ssh-serve` tells who asks what."""
 
@@ -60,7 +62,7 @@ class TransferService:
         self._server = await asyncio.start_unix_server(self._connected, sock=_listener(socket_path), limit=_BUFFER)
 
     async def stop(self) -> None:
-        """Listen no more, and end what is being received; when this returns no thread of it works any more."""
+        """Listen no more, and end what is being received; a thread that hangs is left to the end of the process, which must follow."""
         if self._server is None:
             return
         self._server.close()
@@ -68,7 +70,7 @@ class TransferService:
         for connection in connections:
             connection.cancel()
         if connections:
-            await asyncio.wait(connections)
+            await asyncio.wait(connections, timeout=STOP_SECONDS)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A task of our own: of one that asyncio makes, it logs the cancellation as an error.
@@ -101,6 +103,13 @@ class TransferService:
 
     async def _execute(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         hello = await _hello(reader)
+        life = SignsOfLife(writer)
+        try:
+            await self._obey(hello, reader, writer, life)
+        finally:
+            life.stop()
+
+    async def _obey(self, hello: _Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, life: SignsOfLife) -> None:
         structlog.contextvars.bind_contextvars(peer=hello.peer, command=hello.command)
         if hello.command == MAKE_DIRECTORY:
             claim = Claim(hello.peer, parse(Request, await read_frame(reader)))
@@ -108,7 +117,7 @@ class TransferService:
         elif hello.command == RECEIVE:
             announced = parse(Announcement, await read_frame(reader))
             claim = Claim(hello.peer, announced.request)
-            work = partial(receive, Landing(self._machine, self._journals, claim, announced.files), reader, writer)
+            work = partial(receive, Landing(self._machine, self._journals, claim, announced.files), reader, writer, life)
         else:
             raise broken(f"the command {hello.command} is none that this agent knows; see that both agents are of one version")
         structlog.contextvars.bind_contextvars(vm=claim.request.uid, epoch=claim.request.epoch)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from builders import UID
-from sshd import CAPACITY, KERNEL, MIB, NAMES, REQUEST, ROOT_DATA, Sshd, Target, needs_sshd
+from sshd import CAPACITY, KERNEL, MIB, NAMES, REQUEST, ROOT_DATA, Sshd, Target
 
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.transfer import ssh, wire
@@ -19,8 +19,6 @@ from kubeferry.agent.transfer.sender import Sent, make_directory, send
 from kubeferry.api import reasons
 from kubeferry.api.computenode import SshEndpoint
 from kubeferry.api.role import Role
-
-pytestmark = needs_sshd
 
 Reached = tuple[Target, Sshd, SshEndpoint, Keys]
 DATA = len(KERNEL) + sum(map(len, ROOT_DATA.values()))

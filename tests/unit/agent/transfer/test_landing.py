@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from builders import UID
 from sshd import CAPACITY, EPOCH, KERNEL, MIB, NAMES, REQUEST, ROOT_DATA, Target, digests, headers
 
-from kubeferry.agent.transfer import landing, wire
+from kubeferry.agent.transfer import landing, receiver, wire
 from kubeferry.agent.transfer.digest import combined
 from kubeferry.agent.transfer.wire import Announcement, AnswerState, FileHeader, FrameType
 from kubeferry.api import reasons
@@ -148,6 +149,7 @@ async def test_files_without_room_are_refused_before_any_is_made(target: Target,
     ("frames", "says"),
     [
         ([(2, 0, b"x")], "data of file 2 came, 2 files were announced"),
+        ([(ROOT, 0, b"")], "data of root.raw from byte 0 to 0 came"),
         ([(0, len(KERNEL), b"x")], f"from byte {len(KERNEL)} to {len(KERNEL) + 1}"),
         ([(0, len(KERNEL) - 1, b"xy")], f"the file has {len(KERNEL)}"),
         ([(ROOT, CAPACITY - 1, b"xy")], f"the file has {CAPACITY}"),
@@ -169,6 +171,39 @@ async def test_data_outside_of_what_was_announced_is_refused(
         assert says in refusal
         await target.idle()
     assert target.still_incoming()
+
+
+async def test_a_kernel_as_large_as_none_is_refused(target: Target, source: Path) -> None:
+    target.expect()
+    large = tuple(dataclasses.replace(h, size=(1 << 30) + 1) if h.name == "kernel" else h for h in headers(source))
+    async with target.serving(), target.call("receive") as caller:
+        caller.announce(large)
+        assert f"kernel was announced with {(1 << 30) + 1} bytes" in await caller.refusal()
+    assert target.still_incoming(())
+
+
+async def test_while_an_earlier_try_is_cleared_up_the_sender_hears_that_this_host_is_at_work(
+    target: Target, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver, "ALIVE_SECONDS", 0)
+    target.expect()
+    go_on = threading.Event()
+    begin = landing.Landing.begin
+
+    def slow(self: landing.Landing) -> bool:
+        go_on.wait(30)
+        return begin(self)
+
+    monkeypatch.setattr(landing.Landing, "begin", slow)
+    async with target.serving(), target.call("receive") as caller:
+        caller.announce(headers(source))
+        for _ in range(3):
+            assert (await wire.next_frame(caller.reader)).type == FrameType.ALIVE
+        go_on.set()
+        assert (await caller.answer()).state == AnswerState.READY
+        caller.send_data()
+        caller.send_end(digests(source))
+        assert (await wire.next_frame(caller.reader)).type == FrameType.MESSAGE, "after that nothing comes between"
 
 
 @pytest.mark.parametrize("missing", NAMES)

@@ -10,7 +10,7 @@ from builders import UID
 from fake_cluster import FakeServer
 from manual_clock import ManualClock
 from samples import node_status
-from sshd import EPOCH, EPOCH_ID, NAMES, Sshd, Target, needs_sshd, vm_domain, write_files
+from sshd import EPOCH, EPOCH_ID, NAMES, Sshd, Target, vm_domain, write_files
 from structlog.testing import capture_logs
 
 from kubeferry.agent.errors import RefusedError
@@ -234,7 +234,6 @@ def outbound(reached: Reached, source_host: SourceHost) -> Outbound:
     return Outbound(source_host.machine, source_host.peers, keys, ManualClock().time)
 
 
-@needs_sshd
 async def test_a_preflight_makes_the_directory_and_nothing_else(reached: Reached, outbound: Outbound) -> None:
     target = reached[0]
     before = target.expect()
@@ -243,14 +242,12 @@ async def test_a_preflight_makes_the_directory_and_nothing_else(reached: Reached
     assert (target.directory.is_dir(), target.files(), target.journal()) == (True, [], before)
 
 
-@needs_sshd
 async def test_a_preflight_to_a_host_without_an_agent_fails(outbound: Outbound) -> None:
     with pytest.raises(TransferError, match="does not listen") as refused:
         await outbound.preflight(PREFLIGHT)
     assert refused.value.reason == reasons.TRANSFER_BROKEN
 
 
-@needs_sshd
 async def test_a_copy_sends_what_the_journal_created_and_tells_its_progress_in_the_loop(reached: Reached, outbound: Outbound) -> None:
     target = reached[0]
     target.expect()
@@ -313,15 +310,20 @@ async def test_a_copy_that_is_cancelled_is_stopped_and_waited_for(
 async def test_a_preflight_does_not_wait_for_copies(source_host: SourceHost, ssh_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     source_host.node("b", ssh_of("b"))
     go_on = threading.Event()
+    both_begun = threading.Barrier(3)
 
     def sending(*_: Any) -> Sent:
+        if not go_on.is_set():
+            both_begun.wait(30)
         go_on.wait(30)
         return Sent(0, None)
 
     monkeypatch.setattr(peers_module, "send", sending)
     monkeypatch.setattr(peers_module, "make_directory", lambda *_: None)
+    monkeypatch.setattr(peers_module, "THREADS", 2)
     outbound = Outbound(source_host.machine, source_host.peers, source_host.keys)
     copies = [asyncio.create_task(outbound.copy(COPY, SEALED, lambda _: None)) for _ in range(3)]
+    await asyncio.to_thread(both_begun.wait, 30)
     await outbound.preflight(PREFLIGHT)
     assert not any(copying.done() for copying in copies)
     go_on.set()

@@ -7,6 +7,8 @@ from contextlib import suppress
 import pytest
 
 from kubeferry.agent.errors import RefusedError
+from kubeferry.agent.storage.errors import StorageError
+from kubeferry.agent.transfer import receivers as receivers_module
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.receivers import Receivers
 from kubeferry.agent.transfer.threads import finished
@@ -95,6 +97,25 @@ async def test_of_two_that_wait_for_the_first_never_both_run(events: list[str]) 
     await asyncio.gather(first, *others, return_exceptions=True)
     assert events[0::2] == [event.replace("is gone", "begins") for event in events[1::2]]
     assert "2 is gone" in events
+
+
+async def test_one_whose_thread_hangs_is_told_of_and_nothing_is_done_beside_it(events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receivers_module, "END_SECONDS", 0.01)
+    receivers, hanging = Receivers(), Work("one", events)
+    running = begun(lambda: receivers.run("vm", hanging))
+    await hanging.begun.wait()
+    with pytest.raises(StorageError, match="does not end") as told:
+        async with receivers.barred("vm"):
+            raise AssertionError("the bar is not held")
+    assert told.value.retryable
+    with pytest.raises(StorageError, match="does not end"):
+        await receivers.run("vm", Work("two", events))
+    assert events == ["one begins"]
+    hanging.let_go.set()
+    with pytest.raises(TransferError):
+        await running
+    async with receivers.barred("vm"):
+        assert events == ["one begins", "one is gone"]
 
 
 async def test_receivers_of_two_vms_do_not_know_of_each_other(events: list[str]) -> None:

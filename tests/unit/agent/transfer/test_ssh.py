@@ -9,7 +9,7 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from sshd import Sshd, Target, needs_sshd
+from sshd import Sshd, Target
 
 from kubeferry.agent.transfer import ssh
 from kubeferry.agent.transfer.errors import TransferError
@@ -63,7 +63,6 @@ def endpoint(keys: Keys) -> SshEndpoint:
     return SshEndpoint(address="127.0.0.1", port=1, host_key=keys.host_public, identity_key=keys.identity_public)
 
 
-@needs_sshd
 def test_a_host_with_the_pinned_key_lets_the_known_agent_in(reached: Reached) -> None:
     _, _, endpoint, keys = reached
     with connect(endpoint, keys.identity) as transport:
@@ -72,7 +71,6 @@ def test_a_host_with_the_pinned_key_lets_the_known_agent_in(reached: Reached) ->
     assert not transport.is_active()
 
 
-@needs_sshd
 def test_another_host_key_than_the_pinned_is_refused_before_this_host_tells_who_it_is(reached: Reached) -> None:
     _, sshd, endpoint, keys = reached
     refused = refusal(dataclasses.replace(endpoint, host_key=keys.host_public), keys.identity)
@@ -83,7 +81,6 @@ def test_another_host_key_than_the_pinned_is_refused_before_this_host_tells_who_
     assert not any("root" in line for line in said), "no name was told, so no login was tried"
 
 
-@needs_sshd
 def test_a_key_that_sshd_does_not_know_is_refused_without_a_prompt(reached: Reached, keys: Keys) -> None:
     _, _, endpoint, _ = reached
     refused = refusal(endpoint, keys.identity)
@@ -91,7 +88,6 @@ def test_a_key_that_sshd_does_not_know_is_refused_without_a_prompt(reached: Reac
     assert f"127.0.0.1 port {endpoint.port}" in str(refused)
 
 
-@needs_sshd
 def test_a_key_is_let_in_and_out_without_a_restart_of_sshd(reached: Reached) -> None:
     target, _, endpoint, keys = reached
     allowed = authorized_keys(ensure_keys(target.machine.settings.state_path))
@@ -102,7 +98,6 @@ def test_a_key_is_let_in_and_out_without_a_restart_of_sshd(reached: Reached) -> 
         assert transport.is_authenticated()
 
 
-@needs_sshd
 @pytest.mark.parametrize("command", ["id", "receive /etc", "make-instance-dir; id"])
 def test_a_command_outside_of_the_vocabulary_is_refused(command: str, reached: Reached) -> None:
     _, _, endpoint, keys = reached
@@ -112,7 +107,6 @@ def test_a_command_outside_of_the_vocabulary_is_refused(command: str, reached: R
     assert f"the command '{command}' is refused: one of make-instance-dir, receive was expected" in str(refused.value)
 
 
-@needs_sshd
 def test_an_agent_that_says_nothing_from_the_start_is_given_up(reached: Reached, monkeypatch: pytest.MonkeyPatch) -> None:
     target, _, endpoint, keys = reached
     monkeypatch.setattr(ssh, "SILENCE_SECONDS", 0.2)
@@ -128,7 +122,6 @@ def test_an_agent_that_says_nothing_from_the_start_is_given_up(reached: Reached,
     assert refused.value.reason == reasons.TRANSFER_BROKEN
 
 
-@needs_sshd
 def test_no_shell_no_terminal_no_subsystem_and_no_forwarding_is_to_be_had(reached: Reached) -> None:
     _, _, endpoint, keys = reached
     with connect(endpoint, keys.identity) as transport:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sshd import SSHD, needs_sshd
+from sshd import SSHD
 from structlog.testing import capture_logs
 
 from kubeferry.agent.identity import IdentityError
@@ -27,7 +27,6 @@ def public(path: Path, name: str) -> str:
     return ensure_keys(path / name).identity_public
 
 
-@needs_sshd
 def test_sshd_takes_the_configuration_as_it_is_meant(keys: Keys) -> None:
     config = write_sshd(keys, "127.0.0.1", 8022)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
@@ -62,7 +61,6 @@ def test_sshd_takes_the_configuration_as_it_is_meant(keys: Keys) -> None:
     } <= set(said.splitlines())
 
 
-@needs_sshd
 def test_paths_with_signs_that_mean_something_to_sshd_stay_paths(tmp_path: Path) -> None:
     (tmp_path / "100%h of # it").mkdir()
     keys = ensure_keys(tmp_path / "100%h of # it")
