@@ -164,6 +164,12 @@ class Rig:
         return node.status
 
 
+def begins(image: Path) -> bytes:
+    """The first 20 bytes of a disk: all of it is a gigabyte of zeros."""
+    with image.open("rb") as file:
+        return file.read(20)
+
+
 def nothing() -> None:
     """Let a request of `FakeServer.before` go by."""
 

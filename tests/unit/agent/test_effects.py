@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from agent_rig import HOST_ID, Rig, ended
+from agent_rig import HOST_ID, Rig, begins, ended
 from builders import NOON, UID
 
 from kubeferry.agent.errors import RefusedError
@@ -246,7 +246,7 @@ async def test_a_copy_that_has_lost_goes_to_the_trash(rig: Rig, others: Others) 
     await released(rig)
     assert ended(await rig.ask(Verb.DISCARD)) == "Gone"
     assert not (rig.settings.instances_path / UID).exists()
-    assert (rig.settings.instances_path / ".trash" / f"{UID}-2" / "root.raw").read_bytes().startswith(b"content of the image")
+    assert begins(rig.settings.instances_path / ".trash" / f"{UID}-2" / "root.raw") == b"content of the image"
     journal = rig.journal()
     assert (journal.role, journal.epoch, journal.domain, journal.reserved) == (Role.GONE, 2, None, None)
     assert ended(await rig.ask(Verb.DISCARD)) == "Gone"
