@@ -1,7 +1,6 @@
 """The agent: what it is made of, and how watching, libvirt's events and its own looks wake the work on a VM."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -44,10 +43,11 @@ WORKERS = 32
 FIRST_RENEWALS = timedelta(seconds=2)
 """The Lease of a new agent is renewed twice soon: it counts as fresh only once it was seen to change."""
 
-AUTHORIZED_EVERY = 60.0
-"""Seconds between two looks at who may call this agent; a Prepare looks, too."""
+AUTHORIZED_EVERY = timedelta(minutes=1)
+"""Between two looks at who may call this agent; a Prepare looks, too."""
 
 PUBLISH = "publish"
+AUTHORIZE = "authorize"
 
 log = structlog.get_logger(__name__)
 
@@ -55,10 +55,7 @@ log = structlog.get_logger(__name__)
 class Agent:
     """Everything between kopf's events, libvirt and the API server. It keeps no truth: a killed agent goes on from its journals."""
 
-    def __init__(
-        self, machine: Machine, keys: Keys, server: Server, port: Hypervisor, clock: Clock, boottime: Callable[[], float] = boottime
-    ) -> None:
-        """`clock` sets alarms; `boottime` gives seconds and goes on while the host sleeps."""
+    def __init__(self, machine: Machine, keys: Keys, server: Server, port: Hypervisor, clock: Clock) -> None:
         self._machine = machine
         self._cluster = Cluster(server, AGENT_ACCOUNT)
         self._inbox = Inbox()
@@ -68,13 +65,11 @@ class Agent:
         self.hypervisor = HypervisorCalls(port, callers=WORKERS + 2)  # who tells the ComputeNode calls too, and who begins to watch
         self.publisher = Publisher(machine, self._cluster, Report(machine, journals, self.hypervisor), self._wake)
         peers = self._peers = Peers(machine, self._cluster, keys)
-        self._authorize_due = 0.0
-        self._boottime = boottime
         revivals = Revivals(boottime)
         effects = self._effects(journals, peers, Outbound(machine, peers, keys), revivals)
         worker = Worker(machine, self._cluster, journals, self.hypervisor, self._inbox, effects, receivers, revivals, self._publish_soon)
         self._vms = WorkQueue(worker.reconcile, clock)
-        self._chores = WorkQueue(self._publish, clock, longest_retry=RENEWED_EVERY)
+        self._chores = WorkQueue(self._do_chore, clock, longest_retry=RENEWED_EVERY)
         self._renewals = 0
 
     def _effects(self, journals: JournalStore, peers: Peers, outbound: Outbound, revivals: Revivals) -> Effects:
@@ -116,7 +111,8 @@ class Agent:
         await self._service.start(agent_socket(self._machine))
         self._vms.start(WORKERS)
         self._publish_soon()
-        self._chores.start(workers=1)
+        self._chores.add(AUTHORIZE)
+        self._chores.start(workers=2)  # one for each: what holds up the one must not hold up the Lease
 
     async def stop(self) -> None:
         """Let what has begun come to its end, for two seconds; whatever is cut off goes on from the journal. VMs run on."""
@@ -145,17 +141,17 @@ class Agent:
     def _publish_soon(self) -> None:
         self._chores.add(PUBLISH)
 
-    async def _publish(self, _: str) -> timedelta:
+    async def _publish(self) -> timedelta:
         await self.publisher.publish()
-        await self._authorize()
         self._renewals += 1
         return FIRST_RENEWALS if self._renewals <= 2 else RENEWED_EVERY
 
-    async def _authorize(self) -> None:
-        """Let the other nodes' agents in, by what their ComputeNodes tell now: nodes come, go, and get new keys."""
-        if self._boottime() >= self._authorize_due:
-            await self._peers.authorize()
-            self._authorize_due = self._boottime() + AUTHORIZED_EVERY
+    async def _do_chore(self, key: str) -> timedelta:
+        """Tell the ComputeNode and renew the Lease; or let the other nodes' agents in: nodes come, go, and get new keys."""
+        if key == PUBLISH:
+            return await self._publish()
+        await self._peers.authorize()
+        return AUTHORIZED_EVERY
 
     def _wake(self, uid: str) -> None:
         self._vms.add(uid)

@@ -60,6 +60,10 @@ class Gatherer:
         host = await self._get(ComputeNode, name, "")
         if host is not None:
             self._store.remember(host)
+            return
+        for seen in self._store.hosts():
+            if seen.metadata.name == name:
+                self._store.drop(ComputeNode, ("", name), seen.metadata.uid)
 
     async def _newest(self, seen: Migration) -> Migration | None:
         there = await self._get(Migration, seen.metadata.name, seen.metadata.namespace)

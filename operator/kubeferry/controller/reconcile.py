@@ -78,12 +78,9 @@ class Reconciler:
         waits: list[timedelta] = []
         for migration in await self._gatherer.without_vm(namespace, name):
             status, wait = without_vm(migration, datetime.now(UTC))
-            if (
-                status is not None
-                and status != migration.status
-                and not await self._executor.tell_migration(TellMigration(migration, status))
-            ):
-                return AT_ONCE
+            if status is not None and status != migration.status:
+                await self._executor.tell_migration(TellMigration(migration, status))
+                return AT_ONCE  # what follows from it is looked at anew: no event of our own write wakes this key
             if finished(migration) and FINALIZER in migration.metadata.finalizers and not await self._executor.release_migration(migration):
                 return AT_ONCE
             waits += [] if wait is None else [wait]

@@ -42,10 +42,10 @@ def finished(migration: Migration) -> bool:
 
 
 def holder(spec: PlacementSpec, observed: Observed) -> Migration | None:
-    """The Migration that holds the VM's lock, if it is there."""
+    """The Migration that holds the VM's lock, if it is there; one whose end was told holds nothing, whatever the Placement says."""
     if spec.lock is None or spec.lock.kind != LockKind.MIGRATION:
         return None
-    return next((m for m in observed.migrations if m.metadata.uid == spec.lock.uid), None)
+    return next((m for m in observed.migrations if m.metadata.uid == spec.lock.uid and not finished(m)), None)
 
 
 def settled(spec: PlacementSpec, migration: Migration) -> Settled | None:
@@ -57,21 +57,35 @@ def next_in_line(spec: PlacementSpec | None, observed: Observed) -> Migration | 
     """The oldest Migration that has not ended: the one that holds the lock, or the one that may take it next."""
     for migration in observed.migrations:
         ended = finished(migration) or (spec is not None and settled(spec, migration) is not None)
-        if not ended and not cancelled(spec, migration) and migration.metadata.deletion_timestamp is None:
+        if not ended and not lost(spec, migration) and not cancelled(spec, migration) and migration.metadata.deletion_timestamp is None:
             return migration
     return None
 
 
+def holds(spec: PlacementSpec | None, migration: Migration) -> bool:
+    """Whether it is the one that the Placement says to hold the VM's lock."""
+    return spec is not None and spec.lock is not None and spec.lock.uid == migration.metadata.uid
+
+
+def began(migration: Migration) -> bool:
+    """Whether it was told that it held a lock."""
+    return migration.status is not None and migration.status.epoch is not None
+
+
+def lost(spec: PlacementSpec | None, migration: Migration) -> bool:
+    """Whether it held a lock once, and this Placement knows nothing of that: the VM, or its Placement, is another by now."""
+    known = holds(spec, migration) or (spec is not None and settled(spec, migration) is not None)
+    return began(migration) and not finished(migration) and not known
+
+
 def cancelled(spec: PlacementSpec | None, migration: Migration) -> bool:
     """Whether it is to be reverted before it has begun."""
-    holds = spec is not None and spec.lock is not None and spec.lock.uid == migration.metadata.uid
-    return migration.spec.decision == DecisionValue.REVERT and not holds
+    return migration.spec.decision == DecisionValue.REVERT and not holds(spec, migration)
 
 
 def may_go(spec: PlacementSpec, migration: Migration) -> bool:
     """Whether our finalizer may go: its end was told, or it is being deleted and holds no lock, so its outcome, if any, is durable."""
-    holds = spec.lock is not None and spec.lock.uid == migration.metadata.uid
-    return finished(migration) or (migration.metadata.deletion_timestamp is not None and not holds)
+    return finished(migration) or (migration.metadata.deletion_timestamp is not None and not holds(spec, migration))
 
 
 # Taking the lock
@@ -245,9 +259,9 @@ def confirm_obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None
 
 
 def confirm_is_wished(spec: PlacementSpec, migrations: Iterable[Migration]) -> bool:
-    """Whether the Migration that holds the lock is to be confirmed."""
-    holders = (m for m in migrations if spec.lock is not None and m.metadata.uid == spec.lock.uid)
-    return any(m.spec.decision == DecisionValue.CONFIRM for m in holders)
+    """Whether the Migration that holds the lock awaits its decision, and is to be confirmed."""
+    awaits = spec.move is not None and spec.move.awaiting_since is not None
+    return awaits and any(holds(spec, m) and m.spec.decision == DecisionValue.CONFIRM for m in migrations)
 
 
 def _decision(value: DecisionValue, now: datetime) -> Decision:

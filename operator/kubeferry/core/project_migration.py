@@ -56,6 +56,9 @@ def told(of: Migration, spec: PlacementSpec | None, observed: Observed, trouble:
         return _ended(of, spec, entry, trouble, now)
     if spec is not None and spec.lock is not None and spec.lock.uid == of.metadata.uid:
         return _holding(of, spec, observed, trouble, now)
+    if migration.lost(spec, of):
+        message = "this Migration held a VM of this name, and its Placement does not tell of it any more: see the conditions of the VM"
+        return _lost(of, reasons.PLACEMENT_LOST, message, now)
     if of.metadata.deletion_timestamp is not None:
         return None
     return _waiting(of, spec, observed, now)
@@ -66,7 +69,7 @@ def without_vm(of: Migration, now: datetime) -> tuple[MigrationStatus | None, ti
     if migration.finished(of):
         return (None if of.status is None else _with(of, of.status.phase, {}, now)), None
     name = f"{of.metadata.namespace}/{of.spec.virtual_machine.name}"
-    if _began(of):
+    if migration.began(of):
         lost = f"VirtualMachine {name} is gone, although it was protected, while this Migration held it; its copies are left as they are"
         return _lost(of, reasons.VM_MISSING, lost, now), None
     message = f"there is no VirtualMachine {name}: see that the Migration is in the VM's namespace, and names it as it is called"
@@ -77,8 +80,6 @@ def without_vm(of: Migration, now: datetime) -> tuple[MigrationStatus | None, ti
 
 
 def _waiting(of: Migration, spec: PlacementSpec | None, observed: Observed, now: datetime) -> MigrationStatus:
-    if spec is None and _began(of):
-        return _lost(of, reasons.PLACEMENT_LOST, "the VM's Placement is gone while this Migration held it; see the VM's conditions", now)
     if migration.cancelled(spec, of):
         return _cancelled(of, now)
     first = migration.next_in_line(spec, observed)
@@ -92,11 +93,6 @@ def _waiting(of: Migration, spec: PlacementSpec | None, observed: Observed, now:
     if choice is not None and choice.node is None:
         return _failed(of, reasons.NO_FEASIBLE_NODE, f"{choice.message}. Nothing was touched", now)
     return _pending(of, reasons.IN_PROGRESS, "", now)
-
-
-def _began(of: Migration) -> bool:
-    """Whether it was told that it held the lock: without the VM or its Placement, nothing else is left that says so."""
-    return of.status is not None and of.status.epoch is not None
 
 
 def _lost(of: Migration, reason: str, message: str, now: datetime) -> MigrationStatus:
@@ -242,7 +238,7 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble 
         doing = f"the copy on {', '.join(discarding)} is being discarded"
         conditions |= {
             reasons.CONFIRMED: Told(Status.FALSE, reasons.IN_PROGRESS, doing),
-            reasons.NEEDS_ATTENTION: _discard_trouble(spec, trouble),
+            reasons.NEEDS_ATTENTION: _discard_trouble(spec, entry, trouble),
         }
         status = _with(of, MigrationPhase.CONFIRMING, conditions, now)
     else:
@@ -258,11 +254,14 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble 
     return dataclasses.replace(status, decision=entry.decision)
 
 
-def _discard_trouble(spec: PlacementSpec, trouble: Trouble | None) -> Told:
-    failed = ledger.failed(spec, Verb.DISCARD)
-    if trouble is None and failed is not None and failed.error is not None:
+def _discard_trouble(spec: PlacementSpec, entry: Settled, trouble: Trouble | None) -> Told:
+    """What is wrong with the discards that this Migration asked for; of the next one's tasks it does not tell."""
+    hosts = {copy.host_id for copy in spec.copies if copy.migration_uid == entry.migration_uid}
+    ended = [s for s in spec.steps if s.verb == Verb.DISCARD and s.host_id in hosts and s.state != StepState.PENDING]
+    failed = max(ended, key=lambda s: s.seq, default=None)
+    if failed is not None and failed.error is not None:
         return Told(Status.TRUE, failed.error.reason, f"Discard on {failed.node}: {failed.error.message}; it is asked again")
-    return _attention(spec, trouble)
+    return _QUIET if trouble is None or spec.lock is not None else Told(Status.TRUE, trouble.reason, trouble.message)
 
 
 def _with(

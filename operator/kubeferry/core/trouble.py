@@ -62,8 +62,8 @@ def gone(spec: PlacementSpec, holder: Migration | None) -> Trouble | None:
     if spec.lock is None or spec.lock.kind != LockKind.MIGRATION or holder is not None:
         return None
     message = (
-        f"Migration {spec.lock.namespace}/{spec.lock.name} (uid {spec.lock.uid}) holds the VM, but is gone although it was protected, or "
-        f"names another VM by now: no further step is asked of any host, and no copy is touched"
+        f"Migration {spec.lock.namespace}/{spec.lock.name} (uid {spec.lock.uid}) holds the VM, but is gone although it was protected, has "
+        f"ended, or names another VM by now: no further step is asked of any host, and no copy is touched"
     )
     return Trouble(reasons.MIGRATION_GONE, message)
 
@@ -101,6 +101,8 @@ def _late(asked: NewTask, task: HostTask | None, host: Host | None, now: datetim
     verb, node = asked.spec.verb, asked.spec.node
     # A task that is missing is created by this very pass, whatever became of it before.
     created = now if task is None else task.metadata.creation_timestamp or now
+    if (host is None or not host.lease_fresh) and (silent := _silent(asked, host, created)) is not None:
+        return silent
     if task is not None and task.status is not None and task.status.phase == TaskPhase.RUNNING:
         begun = task.status.started_at or created
         grace = timedelta(seconds=0 if asked.spec.seal is None else asked.spec.seal.shutdown_timeout_seconds)
@@ -111,7 +113,7 @@ def _late(asked: NewTask, task: HostTask | None, host: Host | None, now: datetim
         )
         return begun + grace + UNFINISHED_AFTER[verb], Trouble(reasons.TASK_UNFINISHED, message)
     if host is None or not host.lease_fresh:
-        return _silent(asked, host, created)
+        return None
     message = (
         f"{verb} was asked of {node} at {created:%Y-%m-%d %H:%M:%S} UTC and not begun, although its agent renews its Lease: "
         f"see `kubectl get computenode {node} -o yaml` and the log of that agent"

@@ -10,7 +10,8 @@ from fake_cluster import FakeServer
 from fake_hypervisor import FakeHypervisor
 from manual_clock import ManualAlarm, ManualClock
 
-from kubeferry.agent.agent import Agent
+from kubeferry.agent.agent import AUTHORIZE, AUTHORIZED_EVERY, Agent
+from kubeferry.agent.transfer.peers import Peers
 from kubeferry.api.model import dump
 from kubeferry.core import ledger
 from kubeferry.kube.errors import Unavailable
@@ -46,27 +47,51 @@ async def test_an_api_server_that_is_away_is_told_again_soon_and_then_every_ten_
     await agent.start()
     waits: list[float] = []
     async with asyncio.timeout(30):
-        for _ in range(6):
-            waits.append(await clock.told.get())
-            clock.advance(waits[-1])
+        while len(waits) < 6:
+            if (wait := await clock.told.get()) == AUTHORIZED_EVERY.total_seconds():
+                continue
+            waits.append(wait)
+            clock.advance(wait)
     await agent.stop()
     assert waits == [1, 2, 4, 8, 10, 10]  # a Lease that is not renewed for 40 s makes the node silent
 
 
-async def test_an_agent_lets_the_other_nodes_in_when_it_starts_and_each_minute(rig: Rig) -> None:
-    clock = Telling()
-    now = [1000.0]
-    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), clock, lambda: now[0])
+async def test_an_agent_lets_the_other_nodes_in_when_it_starts_and_what_holds_that_up_does_not_hold_up_its_lease(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, renewals = asyncio.Event(), asyncio.Queue[int]()
+
+    async def authorize(_: Peers) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Peers, "authorize", authorize)
+    clock = ManualClock()
+    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), clock)
+    publish = agent.publisher.publish
+
+    async def publishing() -> None:
+        await publish()
+        renewals.put_nowait(1)
+
+    monkeypatch.setattr(agent.publisher, "publish", publishing)
     await agent.start()
     async with asyncio.timeout(30):
-        await clock.told.get()
-        asked = rig.server.requests.count("list ComputeNode *")
-        for _ in range(2):
+        await begun.wait()
+        for _ in range(3):
+            await renewals.get()
+            await asyncio.sleep(0.01)  # until the next alarm is set
             clock.advance(20)
-            await clock.told.get()
-        again = rig.server.requests.count("list ComputeNode *")
-        now[0] += 61
-        clock.advance(20)
-        await clock.told.get()
     await agent.stop()
-    assert (asked, again, rig.server.requests.count("list ComputeNode *")) == (1, 1, 2)
+
+
+async def test_who_may_call_is_looked_at_again_each_minute(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Peers] = []
+
+    async def authorize(peers: Peers) -> None:
+        asked.append(peers)
+
+    monkeypatch.setattr(Peers, "authorize", authorize)
+    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock())
+    assert await agent._do_chore(AUTHORIZE) == AUTHORIZED_EVERY
+    assert len(asked) == 1

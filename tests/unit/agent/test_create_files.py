@@ -296,6 +296,15 @@ def test_a_source_that_can_not_be_used_is_refused_before_its_name_is_noted(bench
     assert bench.created == ["kernel", "initrd"]
 
 
+@pytest.mark.parametrize("name", ["kernel", "initrd"])
+def test_a_kernel_or_an_initrd_that_no_copy_would_take_is_refused(name: str, bench: Bench) -> None:
+    os.truncate(bench.sources / name, (1 << 30) + 1)
+    error = bench.refusal()
+    assert error.reason == reasons.SOURCE_UNUSABLE
+    assert str((1 << 30) + 1) in str(error)
+    assert "root.raw" not in bench.files()
+
+
 @pytest.mark.parametrize("excess", [0, 1])
 def test_a_source_may_be_as_large_as_the_disk_and_no_larger(excess: int, bench: Bench) -> None:
     os.truncate(bench.sources / "root", CAPACITY + excess)

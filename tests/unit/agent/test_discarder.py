@@ -125,8 +125,13 @@ async def test_a_copy_of_which_no_byte_was_made_leaves_no_trash(copy: Copy) -> N
     assert not copy.trash.parent.exists()
 
 
+@pytest.mark.parametrize("trash", [False, True], ids=["", "an-older-trash"])
 @pytest.mark.parametrize("missing", ["the-disk", "the-directory", "everything"])
-async def test_a_disk_that_is_not_where_it_should_be_is_not_given_up(copy: Copy, missing: str) -> None:
+async def test_a_disk_that_is_not_where_it_should_be_is_not_given_up(copy: Copy, missing: str, trash: bool) -> None:
+    if trash:  # the VM was here before
+        older = copy.trash.with_name(f"{UID}-2")
+        older.mkdir(parents=True)
+        (older / "root.raw").write_bytes(b"of epoch 2")
     elsewhere = copy.rig.path / "elsewhere"  # its file system is not mounted, say
     elsewhere.mkdir()
     for path in copy.directory.iterdir() if missing != "the-disk" else [copy.directory / "root.raw"]:

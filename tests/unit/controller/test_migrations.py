@@ -13,7 +13,7 @@ from kubeferry.api.meta import Meta, Status, with_condition
 from kubeferry.api.migration import Migration, MigrationPhase, MigrationStatus
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import Lock, LockKind, Placement
+from kubeferry.api.placement import Direction, Lock, LockKind, Move, Placement
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
@@ -141,18 +141,28 @@ class NoPass:
         raise AssertionError("no pass is run for a VM that is not there")
 
 
-@pytest.mark.parametrize("written", [False, True], ids=["as-seen", "written-by-another"])
-async def test_a_migration_whose_vm_may_still_come_is_looked_at_again_when_its_time_is_over(
-    written: bool, gatherer: Gatherer, executor: Executor, server: FakeServer, cluster: Cluster, store: Store
+async def test_a_migration_whose_vm_may_still_come_is_told_and_looked_at_again_when_its_time_is_over(
+    gatherer: Gatherer, executor: Executor, server: FakeServer, cluster: Cluster, store: Store
 ) -> None:
-    body = migration_body("move")
-    made = load(Migration, await server.create(MOVE, body))
-    just_now = dataclasses.replace(made, metadata=dataclasses.replace(made.metadata, creation_timestamp=datetime.now(UTC)))
-    store.remember(just_now)
-    if written:
-        await cluster.patch_finalizers(Migration, made.metadata, ["other/one"])
-    again = await Reconciler(gatherer, core_vm.step, executor, NoPass()).reconcile("shop/web-0")
-    assert again == AT_ONCE if written else (again is not None and timedelta() < again <= timedelta(seconds=30))
+    await server.create(MOVE, migration_body("move"))
+    server.objects[MOVE]["metadata"]["creationTimestamp"] = datetime.now(UTC).isoformat()
+    store.remember(await cluster.get(Migration, "move", "shop"))
+    reconciler = Reconciler(gatherer, core_vm.step, executor, NoPass())
+    assert await reconciler.reconcile("shop/web-0") == AT_ONCE
+    (told,) = store.migrations("shop", "web-0")
+    assert told.status is not None
+    assert told.status.phase == MigrationPhase.PENDING
+    again = await reconciler.reconcile("shop/web-0")
+    assert again is not None
+    assert timedelta() < again <= timedelta(seconds=30)
+
+
+async def test_a_migration_without_vm_that_was_written_by_another_is_decided_on_anew(
+    gatherer: Gatherer, executor: Executor, cluster: Cluster, store: Store, move: Migration
+) -> None:
+    other = await cluster.patch_finalizers(Migration, move.metadata, ["other/one"])
+    assert await Reconciler(gatherer, core_vm.step, executor, NoPass()).reconcile("shop/web-0") == AT_ONCE
+    assert store.migrations("shop", "web-0") == (other,)
 
 
 async def test_a_confirm_goes_by_what_the_target_tells_now(
@@ -162,11 +172,28 @@ async def test_a_confirm_goes_by_what_the_target_tells_now(
     wished = load(Migration, await server.create(MOVE, body))
     store.remember(wished)
     await cluster.create(ComputeNode, Meta(name="n1"))
-    await cluster.apply_status(ComputeNode, "n1", load(ComputeNodeStatus, node_status()))
-    assert (await gatherer.gather(vm.metadata.uid)).hosts == (), "watching has not told of it"
+    store.remember(await cluster.apply_status(ComputeNode, "n1", load(ComputeNodeStatus, node_status())))
+    newest = await cluster.apply_status(ComputeNode, "n1", load(ComputeNodeStatus, node_status("h2")))  # watching is late
     lock = Lock(kind=LockKind.MIGRATION, namespace="shop", name="move", uid=wished.metadata.uid)
-    await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, lock=lock))
-    assert [h.name for h in (await gatherer.gather(vm.metadata.uid)).hosts] == ["n1"]
+
+    async def seen(move: Move) -> list[str]:
+        stored = await cluster.get(Placement, placement.metadata.name)
+        await cluster.replace(Placement, stored.metadata, dataclasses.replace(placement.spec, lock=lock, move=move))
+        return [h.status.host_id for h in (await gatherer.gather(vm.metadata.uid)).hosts]
+
+    awaiting = Move(
+        direction=Direction.FORWARD,
+        source="n0",
+        target="n1",
+        domain=placement.spec.domain,
+        bytes=1,
+        shutdown_timeout_seconds=0,
+        awaiting_since=NOON,
+    )
+    assert await seen(dataclasses.replace(awaiting, awaiting_since=None)) == ["h1"], "it is not asked of before"
+    assert await seen(awaiting) == ["h2"]
+    await cluster.delete(ComputeNode, newest.metadata)
+    assert await seen(awaiting) == [], "one that is gone tells nothing"
 
 
 async def test_one_that_has_finished_is_let_go_although_its_vm_is_gone(

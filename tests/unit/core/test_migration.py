@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from builders import NOON, after, host, migration, placement, vm
+from builders import NOON, after, failed, host, migration, placement, vm
 from move_life import DIGEST, FORWARD, Life, running
 
 from kubeferry.api import reasons
@@ -559,7 +559,9 @@ def test_what_follows_from_an_end_is_decided_at_once() -> None:
     assert [t.status.phase for t in decision.migrations][:1] == [MigrationPhase.FAILED]
     assert decision.requeue_after == timedelta()
     life._write(decision)
-    assert life.decide().requeue_after is None or life.decide().protect_migration is not None
+    following = life.decide()
+    assert following.protect_migration is not None
+    assert following.protect_migration.metadata.name == "later"
 
 
 @pytest.mark.parametrize("until", ["Prepare", "Seal"])
@@ -568,6 +570,10 @@ def test_a_revert_before_the_switch_over_is_carried_out_once_the_target_runs(unt
     life.go_on_to(Verb(until))
     life.wish("Revert")
     assert life.open() == [(Verb(until), "b" if until == "Prepare" else "a")]
+    for verb in FORWARD[FORWARD.index(Verb(until)) :]:
+        life.answer(verb)
+    assert life.open() == [(Verb.SEAL, "b")]
+    assert life.spec.node_name == ""
 
 
 def test_a_revert_before_it_has_begun_ends_it_cancelled_and_nothing_was_touched() -> None:
@@ -579,6 +585,87 @@ def test_a_revert_before_it_has_begun_ends_it_cancelled_and_nothing_was_touched(
     assert life.status().phase == MigrationPhase.REVERTED
     assert [life.told(k) for k in (reasons.FINISHED, reasons.SUCCEEDED)] == [("True", reasons.CANCELLED), ("False", reasons.CANCELLED)]
     assert life.status("later").phase == MigrationPhase.FAILED, "it holds nobody back"
+
+
+@pytest.mark.parametrize("wish", [None, "Revert", "Confirm"])
+def test_one_that_held_another_vm_of_that_name_touches_nothing_of_this_one(wish: str | None) -> None:
+    life = Life()
+    life.go_on_to(Verb.COPY)
+    other = Life()  # the VM was made anew under its name
+    other.migrations = life.migrations
+    before = other.spec
+    if wish is not None:
+        other.wish(wish)
+    other.step()
+    assert other.spec == before
+    assert other.told(reasons.NEEDS_ATTENTION) == ("True", reasons.PLACEMENT_LOST)
+    assert other.told(reasons.FINISHED)[0] == "False"
+    assert other.status().phase == MigrationPhase.COPYING
+    other.migrations["next"] = migration("next", created=9)
+    other.step()
+    assert other.spec.lock is not None
+    assert other.spec.lock.name == "next"
+
+
+def test_one_whose_end_was_told_is_not_carried_on_although_the_placement_says_that_it_holds_the_vm() -> None:
+    life = Life()
+    life.go_on_to(Verb.SEAL)
+    ended = project_migration.without_vm(migration(created=-99), NOON)[0]
+    life.migrations["move"] = dataclasses.replace(life.migrations["move"], status=ended)
+    life.answer(Verb.SEAL)
+    assert life.open() == []
+    assert life.of_vm(reasons.NEEDS_ATTENTION) == ("True", reasons.MIGRATION_GONE)
+
+
+def test_a_host_that_falls_silent_after_it_has_begun_is_told_as_silent() -> None:
+    life = Life()
+    life.go_on_to(Verb.COPY)
+    asked = life.asked(Verb.COPY)
+    meta = dataclasses.replace(asked.metadata, creation_timestamp=NOON)
+    status = HostTaskStatus(phase=TaskPhase.RUNNING, started_at=NOON)
+    life.tasks[asked.metadata.name] = dataclasses.replace(asked, metadata=meta, status=status)
+    life.step(300)
+    assert life.told(reasons.NEEDS_ATTENTION)[0] == "False"
+    life.holds("a", lease=False)
+    life.step(1)
+    assert life.told(reasons.NEEDS_ATTENTION) == ("True", reasons.NODE_SILENT)
+
+
+def test_the_trouble_of_a_discard_is_told_where_it_was_asked_for_and_not_that_of_the_next_migration() -> None:
+    life = discarding()
+    life.answer(Verb.DISCARD, reasons.STORAGE_ERROR)
+    life.migrations["next"] = migration("next", created=5)
+    life.target = "c"
+    life.step()
+    life.answer(Verb.PREPARE, reasons.INSUFFICIENT_MEMORY)
+    assert life.told(reasons.NEEDS_ATTENTION, "next") == ("True", reasons.INSUFFICIENT_MEMORY)
+    assert life.told(reasons.NEEDS_ATTENTION)[0] == "False", "its discard is asked again"
+
+
+def test_a_silent_target_of_the_next_migration_is_not_told_of_the_one_before() -> None:
+    life = discarding()
+    life.migrations["next"] = migration("next", created=5)
+    life.target = "c"
+    life.step()
+    asked = life.asked(Verb.PREPARE)
+    life.tasks[asked.metadata.name] = dataclasses.replace(asked, metadata=dataclasses.replace(asked.metadata, creation_timestamp=NOON))
+    life.hosts["c"] = dataclasses.replace(life.hosts["c"], lease_fresh=False)
+    life.step(120)
+    assert life.told(reasons.NEEDS_ATTENTION, "next") == ("True", reasons.NODE_SILENT)
+    assert life.told(reasons.NEEDS_ATTENTION)[0] == "False"
+
+
+def test_of_two_discards_that_fail_each_is_told_where_it_was_asked_for() -> None:
+    life = discarding()
+    (entry,) = life.spec.settled
+    second = Copy(node="c", host_id="host-c", epoch_id="e1", discard=DiscardMode.TRASH, migration_uid="uid-of-another")
+    life.placement = dataclasses.replace(life.placement, spec=dataclasses.replace(life.spec, copies=(*life.spec.copies, second)))
+    life.step()
+    (asked,) = (t for t in life.tasks.values() if t.spec.node == "c")
+    life.tasks[asked.metadata.name] = dataclasses.replace(asked, status=failed(reasons.STORAGE_ERROR))
+    life.step()
+    assert entry.migration_uid == "uid-move"
+    assert life.told(reasons.NEEDS_ATTENTION)[0] == "False"
 
 
 def test_right_after_its_start_a_controller_does_not_say_that_the_target_is_silent() -> None:

@@ -10,7 +10,7 @@ from kubeferry.agent.settings import AllowList
 from kubeferry.agent.storage.allow import HOST_PATHS, KERNEL_PATHS, open_allowed
 from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.instance import Instance, check_files, instance_exists, open_instance
-from kubeferry.agent.storage.layout import INITRD, KERNEL, PART, disk_file
+from kubeferry.agent.storage.layout import BOOT_LIMIT, INITRD, KERNEL, PART, disk_file
 from kubeferry.agent.storage.space import allocated_bytes
 from kubeferry.agent.storage.sparse import copy_sparse
 from kubeferry.api import reasons
@@ -132,6 +132,10 @@ def _source(file: _File) -> Iterator[int]:
     fd = open_allowed(file.source, file.allowed, file.key)
     try:
         size = os.fstat(fd).st_size
+        if file.capacity is None and size > BOOT_LIMIT:
+            raise StorageError(
+                reasons.SOURCE_UNUSABLE, f"{file.source} has {size} bytes, a kernel or an initrd may have {BOOT_LIMIT}; see what it is"
+            )
         if file.capacity is not None and size > file.capacity:
             raise StorageError(
                 reasons.SOURCE_UNUSABLE, f"{file.source} has {size} bytes, the disk's capacity is {file.capacity}; raise the capacity"

@@ -8,6 +8,8 @@ KERNEL = "kernel"
 INITRD = "initrd"
 CONSOLE_LOG = "console.log"
 """Made by virtlogd, which also rotates it (console.log.0): no journal tells of it."""
+BOOT_LIMIT = 1 << 30
+"""Bytes of a kernel or an initrd; a copy refuses a larger one, so none is made."""
 PART = ".part"
 """Suffix of a file that is not whole yet."""
 TRASH = ".trash"

@@ -28,13 +28,13 @@ def require_disks(instances_path: Path, uid: str, inodes: Mapping[str, int]) -> 
         StorageError: `StorageError`: one is in neither place, or it can't be told. `ForeignFiles` is for `move_to_trash` to find.
     """
     with storage_errors(f"look for the disks of VM {uid} in {instances_path}"):
-        found = set(_inodes(instances_path / uid).items())
+        here = _inodes(instances_path / uid)
+        found = set(here.items())
         trash = instances_path / TRASH
         for name in os.listdir(trash) if trash.exists() else ():
             if name.startswith(f"{uid}-"):
                 found |= set(_inodes(trash / name).items())
-    names = {name for name, _ in found}
-    if missing := sorted(name for name, inode in inodes.items() if (name, inode) not in found and name not in names):
+    if missing := sorted(name for name, inode in inodes.items() if (name, inode) not in found and name not in here):
         message = (
             f"{', '.join(missing)} of VM {uid} was expected in {instances_path / uid}, and is neither there nor in the trash: "
             f"see that the file system of the instances is mounted. The copy is not given up"

@@ -16,7 +16,7 @@ from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.instance import Instance, check_files, open_instance
-from kubeferry.agent.storage.layout import INITRD, KERNEL, PART, disk_file
+from kubeferry.agent.storage.layout import BOOT_LIMIT, INITRD, KERNEL, PART, disk_file
 from kubeferry.agent.storage.space import free_bytes
 from kubeferry.agent.transfer.digest import combined, digest
 from kubeferry.agent.transfer.errors import TransferError
@@ -32,9 +32,6 @@ SYNC_EVERY = 128 << 20
 
 ALIVE_EVERY = 16
 """Chunks (64 MiB) that are read back between two signs of life."""
-
-BOOT_LIMIT = 1 << 30
-"""Bytes of a kernel or an initrd."""
 
 log = structlog.get_logger(__name__)
 

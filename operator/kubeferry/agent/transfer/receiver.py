@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 ALIVE_SECONDS = 15.0
 """Between two signs of life before the data may come."""
+ALIVE_TIMES = 40
+"""Signs of life in all: after ten minutes a file system that hangs is taken for one, and the sender gives up."""
 SILENCE_SECONDS = 60.0
 """Without a frame from the sender, or without one that it takes."""
 
@@ -69,7 +71,7 @@ class SignsOfLife:
         self._telling.cancel()
 
     async def _tell(self) -> None:
-        while True:
+        for _ in range(ALIVE_TIMES):
             await asyncio.sleep(ALIVE_SECONDS)
             self._writer.write(frame(FrameType.ALIVE))
 

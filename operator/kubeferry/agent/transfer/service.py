@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -102,14 +103,10 @@ class TransferService:
         return None
 
     async def _execute(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        hello = await _hello(reader)
-        life = SignsOfLife(writer)
-        try:
-            await self._obey(hello, reader, writer, life)
-        finally:
-            life.stop()
+        with ExitStack() as stack:
+            await self._obey(await _hello(reader), reader, writer, stack)
 
-    async def _obey(self, hello: _Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, life: SignsOfLife) -> None:
+    async def _obey(self, hello: _Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stack: ExitStack) -> None:
         structlog.contextvars.bind_contextvars(peer=hello.peer, command=hello.command)
         if hello.command == MAKE_DIRECTORY:
             claim = Claim(hello.peer, parse(Request, await read_frame(reader)))
@@ -117,6 +114,8 @@ class TransferService:
         elif hello.command == RECEIVE:
             announced = parse(Announcement, await read_frame(reader))
             claim = Claim(hello.peer, announced.request)
+            life = SignsOfLife(writer)
+            stack.callback(life.stop)
             work = partial(receive, Landing(self._machine, self._journals, claim, announced.files), reader, writer, life)
         else:
             raise broken(f"the command {hello.command} is none that this agent knows; see that both agents are of one version")

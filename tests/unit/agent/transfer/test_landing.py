@@ -1,5 +1,6 @@
 """What lands at the target, from a sender that may lie about everything: through the agent's socket, without sshd."""
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -185,7 +186,7 @@ async def test_a_kernel_as_large_as_none_is_refused(target: Target, source: Path
 async def test_while_an_earlier_try_is_cleared_up_the_sender_hears_that_this_host_is_at_work(
     target: Target, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "ALIVE_SECONDS", 0)
+    monkeypatch.setattr(receiver, "ALIVE_SECONDS", 0.01)
     target.expect()
     go_on = threading.Event()
     begin = landing.Landing.begin
@@ -204,6 +205,25 @@ async def test_while_an_earlier_try_is_cleared_up_the_sender_hears_that_this_hos
         caller.send_data()
         caller.send_end(digests(source))
         assert (await wire.next_frame(caller.reader)).type == FrameType.MESSAGE, "after that nothing comes between"
+
+
+class Line:
+    """A writer that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+async def test_a_file_system_that_hangs_is_not_called_alive_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "ALIVE_SECONDS", 0)
+    line = Line()
+    life = receiver.SignsOfLife(line)  # type: ignore[arg-type]
+    async with asyncio.timeout(30):
+        await life._telling
+    assert line.written == [wire.frame(FrameType.ALIVE)] * receiver.ALIVE_TIMES
 
 
 @pytest.mark.parametrize("missing", NAMES)
