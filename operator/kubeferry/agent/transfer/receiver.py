@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from kubeferry.agent.transfer.landing import Landing
-from kubeferry.agent.transfer.threads import finished
+from kubeferry.agent.transfer.threads import completed, finished
 from kubeferry.agent.transfer.wire import (
     Answer,
     AnswerState,
@@ -95,7 +95,7 @@ async def receive(landing: Landing, reader: asyncio.StreamReader, writer: asynci
         await _receive(_Calls(thread, landing), landing, reader, writer, life)
     finally:
         try:
-            await finished(thread.submit(landing.close), landing.stop)
+            await completed(thread.submit(landing.close))
         finally:
             thread.shutdown(wait=False)
 

@@ -27,6 +27,17 @@ async def finished(work: "Future[T]", stop: Callable[[], None]) -> T:
         raise
 
 
+async def completed(work: "Future[T]") -> T:
+    """What came of work that must be done in any case, be it not begun yet: a cancellation goes on only when it is."""
+    waiting = asyncio.wrap_future(work)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        await gone(waiting)
+        waiting.exception()  # taken note of: it is the cancellation that is told
+        raise
+
+
 def unstoppable() -> None:
     """The `stop` of work that is short, or ends by its own deadlines."""
 

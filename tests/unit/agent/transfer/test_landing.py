@@ -6,7 +6,9 @@ import json
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import UID
@@ -205,6 +207,40 @@ async def test_while_an_earlier_try_is_cleared_up_the_sender_hears_that_this_hos
         caller.send_data()
         caller.send_end(digests(source))
         assert (await wire.next_frame(caller.reader)).type == FrameType.MESSAGE, "after that nothing comes between"
+
+
+async def test_a_receiver_that_is_ended_while_it_is_about_to_clear_up_clears_up_all_the_same(
+    target: Target, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued, go_on = threading.Event(), threading.Event()
+
+    class Busy(ThreadPoolExecutor):
+        """Its thread is at something else when the landing is to be closed."""
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+            if getattr(fn, "__name__", "") != "close":
+                return super().submit(fn, *args, **options)
+            super().submit(go_on.wait, 30)
+            closing = super().submit(fn)
+            queued.set()
+            return closing
+
+    monkeypatch.setattr(receiver, "ThreadPoolExecutor", Busy)
+    target.expect()
+
+    async def end() -> list[str]:
+        async with target.receivers.barred(UID):
+            return target.files()
+
+    async with target.serving():
+        async with target.call("receive") as caller:
+            await caller.begin(source)
+        await asyncio.to_thread(queued.wait, 30)  # the caller is gone, the receiver is about to clear up
+        ending = asyncio.create_task(end())
+        await asyncio.sleep(0)  # by now the receiver was told to end
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await ending == []
 
 
 class Line:
