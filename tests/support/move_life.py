@@ -196,4 +196,20 @@ def _changed(node: Host, **changes: Any) -> Host:
     return dataclasses.replace(node, status=status, lease_fresh=lease)
 
 
-__all__ = ["DIGEST", "FORWARD", "UID", "Life", "running"]
+def reverting() -> Life:
+    """A migration that is being reverted: the target is asked to stop."""
+    life = Life()
+    life.go_on_to()
+    life.wish("Revert")
+    return life
+
+
+def discarding() -> Life:
+    """A migration that was confirmed: the source is asked to discard its copy."""
+    life = Life()
+    life.go_on_to()
+    life.wish("Confirm")
+    return life
+
+
+__all__ = ["DIGEST", "FORWARD", "UID", "Life", "discarding", "reverting", "running"]

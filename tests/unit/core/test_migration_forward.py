@@ -1,0 +1,144 @@
+"""A migration on its way: what is asked of which host, and who may start the VM when."""
+
+import dataclasses
+
+import pytest
+from move_life import DIGEST, FORWARD, Life
+
+from kubeferry.api import reasons
+from kubeferry.api.migration import MigrationPhase
+from kubeferry.api.task import HostTaskStatus, ProofKind, TaskPhase, Verb
+from kubeferry.core.observed import ReplacePlacement
+
+
+def test_hosts_are_asked_in_order_one_after_the_other() -> None:
+    life = Life()
+    life.step()
+    for verb, node in zip(FORWARD, ("b", "a", "a", "a", "b"), strict=True):
+        assert life.open() == [(verb, node)]
+        life.answer(verb)
+    assert life.open() == []
+
+
+def test_the_right_to_start_moves_with_the_activate_and_no_sooner() -> None:
+    life = Life()
+    life.step()
+    for verb in FORWARD[:-1]:
+        assert (life.spec.node_name, life.spec.host_id) == ("a", "host-a")
+        life.answer(verb)
+    assert (life.spec.node_name, life.spec.host_id) == ("b", "host-b")
+
+
+def test_nodename_is_stored_before_the_activate_is_created() -> None:
+    life = Life()
+    life.go_on_to(Verb.COPY)
+    copy = life.asked(Verb.COPY)
+    life.tasks[copy.metadata.name] = dataclasses.replace(copy, status=life._done(copy))
+    decision = life.decide()
+    assert isinstance(decision.placement, ReplacePlacement)
+    assert (decision.placement.spec.node_name, decision.tasks) == ("b", ())
+
+
+def test_tasks_tell_their_hosts_what_they_need_to_know() -> None:
+    life = Life()
+    life.step()
+    prepare = life.asked(Verb.PREPARE).spec.prepare
+    assert prepare is not None
+    assert (prepare.source, prepare.bytes, prepare.domain) == ("a", 64 << 20, life.spec.domain)
+    life.answer(Verb.PREPARE)
+    preflight = life.asked(Verb.PREFLIGHT).spec.preflight
+    assert preflight is not None
+    assert (preflight.target, preflight.target_host_id) == ("b", "host-b")
+    life.answer(Verb.PREFLIGHT)
+    life.answer(Verb.SEAL)
+    copy = life.asked(Verb.COPY).spec
+    assert copy.copy is not None
+    assert (copy.copy.target, copy.copy.target_host_id) == ("b", "host-b")
+    life.answer(Verb.COPY)
+    activate = life.asked(Verb.ACTIVATE).spec.activate
+    assert activate is not None
+    assert activate.proof is not None
+    assert (activate.proof.kind, activate.proof.node, activate.proof.host_id) == (ProofKind.RELEASED, "a", "host-a")
+    assert (activate.proof.epoch, activate.proof.seq) == (2, copy.seq)
+
+
+def test_phases_and_conditions_follow_the_steps() -> None:
+    life = Life()
+    life.step()
+    phases = []
+    for verb in FORWARD:
+        phases.append(life.status().phase.value)
+        life.answer(verb)
+    phases.append(life.status().phase.value)
+    assert phases == ["Preparing", "Preparing", "Sealing", "Copying", "Activating", "AwaitingDecision"]
+    for kind in (reasons.SCHEDULED, reasons.PREPARED, reasons.SOURCE_SEALED, reasons.DISKS_COPIED, reasons.TARGET_ACTIVE):
+        assert life.told(kind)[0] == "True"
+    assert life.told(reasons.AWAITING_DECISION) == ("True", reasons.NOT_DECIDED)
+    assert (life.status().source_node, life.status().target_node, life.status().epoch) == ("a", "b", 2)
+
+
+def test_the_vms_status_tells_that_it_moves() -> None:
+    life = Life()
+    life.go_on_to(Verb.COPY)
+    assert life.vm.status is not None
+    assert life.vm.status.migration is not None
+    assert (life.vm.status.migration.name, life.vm.status.migration.phase) == ("move", MigrationPhase.COPYING)
+    assert life.vm.status.printable_status == "Migrating"
+    assert life.of_vm(reasons.READY) == ("False", reasons.MIGRATING)
+    life.answer(Verb.COPY)
+    life.answer(Verb.ACTIVATE)
+    assert life.vm.status.printable_status == "Running"
+    assert (life.vm.status.node_name, life.of_vm(reasons.READY)) == ("b", ("True", reasons.RUNNING))
+
+
+def test_how_far_the_copy_is_is_told_while_it_runs_and_after_it() -> None:
+    life = Life()
+    life.go_on_to(Verb.COPY)
+    life.progress(Verb.COPY, 1 << 20, 5 << 20)
+    transfer = life.status().transfer
+    assert transfer is not None
+    assert (transfer.bytes_done, transfer.bytes_total, transfer.digest) == (1 << 20, 5 << 20, None)
+    life.answer(Verb.COPY)
+    life.answer(Verb.ACTIVATE)
+    life.wish("Revert")
+    transfer = life.status().transfer
+    assert transfer is not None
+    assert (transfer.bytes_done, transfer.bytes_total, transfer.digest) == (5 << 20, 5 << 20, DIGEST)
+
+
+@pytest.mark.parametrize("verb", FORWARD)
+def test_a_failure_stops_it_where_it_stands_and_nothing_more_is_asked(verb: Verb) -> None:
+    life = Life()
+    life.go_on_to(verb)
+    life.answer(verb, reasons.STORAGE_ERROR)
+    stopped = life.spec
+    assert life.told(reasons.NEEDS_ATTENTION) == ("True", reasons.STORAGE_ERROR)
+    assert f"{verb} on" in life.whole(reasons.NEEDS_ATTENTION).message
+    assert life.of_vm(reasons.NEEDS_ATTENTION) == ("True", reasons.STORAGE_ERROR)
+    for wish in ("Confirm", "Revert"):
+        life.wish(wish)
+        life.step(3600)
+    assert life.spec == stopped
+    assert life.open() == []
+    assert life.told(reasons.FINISHED)[0] == "False"
+
+
+def test_a_task_that_was_superseded_stops_it_too() -> None:
+    life = Life()
+    life.go_on_to(Verb.SEAL)
+    seal = life.asked(Verb.SEAL)
+    life.tasks[seal.metadata.name] = dataclasses.replace(seal, status=HostTaskStatus(phase=TaskPhase.SUPERSEDED))
+    life.step()
+    assert life.open() == []
+    assert life.told(reasons.NEEDS_ATTENTION)[0] == "True"
+
+
+def test_a_lock_whose_migration_vanished_stands_and_says_so() -> None:
+    life = Life()
+    life.go_on_to(Verb.COPY)
+    del life.migrations["move"]
+    life.answer(Verb.COPY)
+    assert life.spec.lock is not None
+    assert life.spec.node_name == "a"
+    assert life.open() == []
+    assert life.of_vm(reasons.NEEDS_ATTENTION) == ("True", reasons.MIGRATION_GONE)
