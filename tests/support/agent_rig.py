@@ -33,7 +33,7 @@ from kubeferry.api.domain import DiskSource, Domain, HostPath, KernelBoot
 from kubeferry.api.meta import Meta
 from kubeferry.api.model import load
 from kubeferry.api.placement import Placement, PlacementSpec, StepState
-from kubeferry.api.task import HostTask, TaskPhase, Verb
+from kubeferry.api.task import HostTask, Proof, TaskPhase, Verb
 from kubeferry.core import ledger
 from kubeferry.core.journal import Journal
 from kubeferry.kube.client import Cluster, endpoint
@@ -132,15 +132,23 @@ class Rig:
         """Every HostTask as it is stored now."""
         return [load(HostTask, body) async for page in self.cluster.pages(HostTask) for body in page.items]
 
-    async def ask(self, verb: Verb) -> HostTask:
-        """The controller asks, as it always does: ledger, then task; the worker works; the task as it ended."""
+    async def ask(self, verb: Verb, proof: Proof | None = None) -> HostTask:
+        """The controller asks, and the worker works; the task as it ended."""
+        task = await self.write(verb, proof)
+        await self.worker.reconcile(UID)
+        return await self.cluster.get(HostTask, task.metadata.name)
+
+    async def write(self, verb: Verb, proof: Proof | None = None) -> HostTask:
+        """The controller asks, as it always does: ledger, then task; the agent has seen it."""
         stored = await self.cluster.get(Placement, UID)
         done = dataclasses.replace(stored.spec, steps=tuple(dataclasses.replace(s, state=StepState.SUCCEEDED) for s in stored.spec.steps))
-        stored = await self.change(**_fields(ledger.ask(done, verb, "a", HOST_ID, NOON)))
+        grace = 60 if verb in (Verb.SEAL, Verb.STOP) else None
+        stored = await self.change(**_fields(ledger.ask(done, verb, "a", HOST_ID, NOON, grace=grace, proof=proof)))
         new = ledger.task(stored, stored.spec.steps[-1])
-        self.inbox.put(await self.cluster.create(HostTask, Meta(name=new.name), spec=new.spec))
-        await self.worker.reconcile(UID)
-        return await self.cluster.get(HostTask, new.name)
+        task = await self.cluster.create(HostTask, Meta(name=new.name), spec=new.spec)
+        self.inbox.put(task)
+        self.worker.saw(task)
+        return task
 
     async def created(self, **changes: object) -> None:
         """The VM is placed here and its disks are made; the Placement is changed then, and nobody started the VM."""

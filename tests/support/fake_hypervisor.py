@@ -40,6 +40,8 @@ class FakeHypervisor:
         self._connected = True
         self._listening: set[str] = set()
         self.pressed: list[str] = []
+        self.was_pressed = threading.Event()
+        self.starts = 0
         """The domain of each press of a power button, heard or not."""
 
     def facts(self) -> HypervisorFacts:
@@ -60,6 +62,7 @@ class FakeHypervisor:
             if not allowed():
                 raise ExpiredError
             self._domains[uuid] = _Domain(name, xml, persistent=False, running=True)
+            self.starts += 1
         self._tell(uuid)
 
     def shutdown(self, uuid: str) -> None:
@@ -68,6 +71,7 @@ class FakeHypervisor:
             if not self._runs(uuid):
                 return
             self.pressed.append(uuid)
+            self.was_pressed.set()
             if uuid not in self._listening:
                 return
             self._end(uuid)
@@ -107,6 +111,10 @@ class FakeHypervisor:
     def listen(self, uuid: str) -> None:
         """The guest's system heeds the power button from now on, until its domain ends. Without this it does not."""
         self._listening.add(uuid)
+
+    def ignore(self, uuid: str) -> None:
+        """It does not any more."""
+        self._listening.discard(uuid)
 
     def stop_service(self) -> None:
         """The daemon ends; domains run on."""

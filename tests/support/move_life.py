@@ -8,11 +8,13 @@ from builders import NOON, UID, after, failed, host, migration, observed, placem
 from kubeferry.api.meta import Condition, condition
 from kubeferry.api.migration import Migration, MigrationStatus
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import PlacementSpec, StepState
+from kubeferry.api.placement import Copy, PlacementSpec, StepState
 from kubeferry.api.role import Role
+from kubeferry.api.scheduling import Scheduling
 from kubeferry.api.task import HostTask, HostTaskStatus, TaskPhase, TaskProgress, TaskResult, TaskState, Verb
 from kubeferry.core import ledger
-from kubeferry.core.observed import Choice, Host, Observed, Place, VmDecision
+from kubeferry.core.migration import live_reads
+from kubeferry.core.observed import Choice, Host, Observed, Place, TellMigration, VmDecision
 from kubeferry.core.vm import step
 
 STATES = {
@@ -25,6 +27,7 @@ STATES = {
 }
 FORWARD = (Verb.PREPARE, Verb.PREFLIGHT, Verb.SEAL, Verb.COPY, Verb.ACTIVATE)
 DIGEST = "d" * 64
+REPORT = Scheduling(evaluated=3, feasible=1)
 
 
 def running() -> PlacementSpec:
@@ -46,6 +49,7 @@ class Life:
         self.target: str | None = "b"
         self.places: list[Place] = []
         self.now = 0.0
+        self.deletable = False
 
     @property
     def spec(self) -> PlacementSpec:
@@ -55,7 +59,14 @@ class Life:
         oldest = sorted(self.migrations.values(), key=lambda m: (m.metadata.creation_timestamp or after(0), m.metadata.name))
         hosts = tuple(self.hosts.values())
         return observed(
-            vm=self.vm, placement=self.placement, tasks=tuple(self.tasks.values()), hosts=hosts, migrations=tuple(oldest), choice=choice
+            vm=self.vm,
+            placement=self.placement,
+            tasks=tuple(self.tasks.values()),
+            hosts=hosts,
+            migrations=tuple(oldest),
+            choice=choice,
+            live=live_reads(self.spec, oldest) & self.hosts.keys(),
+            deletable=self.deletable,
         )
 
     def decide(self) -> VmDecision:
@@ -64,7 +75,7 @@ class Life:
         decision = step(self.seen(), after(self.now), fresh)
         if decision.place is not None:
             self.places.append(decision.place)
-            choice = Choice(decision.place.migration_uid, self.target, "0 of 3 nodes are feasible: 3 NodeNotReady (a, b, c)")
+            choice = Choice(decision.place.migration_uid, self.target, "0 of 3 nodes are feasible: 3 NodeNotReady (a, b, c)", REPORT)
             decision = step(self.seen(choice), after(self.now), fresh)
         return decision
 
@@ -84,6 +95,8 @@ class Life:
         if decision.placement is not None:
             version = str(int(self.placement.metadata.resource_version) + 1)
             meta = dataclasses.replace(self.placement.metadata, resource_version=version)
+            for told in decision.migrations:
+                self._tell(told)
             self.placement = dataclasses.replace(self.placement, metadata=meta, spec=decision.placement.spec)
             return True
         for new in decision.tasks:
@@ -94,11 +107,14 @@ class Life:
         if decision.status is not None:
             self.vm = dataclasses.replace(self.vm, status=decision.status)
         for told in decision.migrations:
-            name = told.migration.metadata.name
-            self.migrations[name] = dataclasses.replace(self.migrations[name], status=told.status)
+            self._tell(told)
         for done in decision.release_migrations:
             self._meta(done.metadata.name, finalizers=())
         return bool(decision.tasks or decision.forget or decision.migrations or decision.release_migrations)
+
+    def _tell(self, told: TellMigration) -> None:
+        name = told.migration.metadata.name
+        self.migrations[name] = dataclasses.replace(self.migrations[name], status=told.status)
 
     def _meta(self, name: str, **changes: Any) -> None:
         m = self.migrations[name]
@@ -119,6 +135,17 @@ class Life:
         status = failed(reason) if reason is not None else self._done(asked)
         self.tasks[asked.metadata.name] = dataclasses.replace(asked, status=status)
         self.step()
+
+    def end(self, verb: Verb, state: TaskState) -> None:
+        """The host acknowledges something else than what is usual."""
+        asked = self.asked(verb)
+        status = HostTaskStatus(phase=TaskPhase.SUCCEEDED, result=TaskResult(state=state))
+        self.tasks[asked.metadata.name] = dataclasses.replace(asked, status=status)
+        self.step()
+
+    def copy_on(self, node: str) -> Copy | None:
+        """What the Placement tells of a copy there."""
+        return next((copy for copy in self.spec.copies if copy.node == node), None)
 
     def _done(self, asked: HostTask) -> HostTaskStatus:
         role = {

@@ -67,7 +67,9 @@ class Agent:
         peers = self._peers = Peers(machine, self._cluster, keys)
         revivals = Revivals(boottime)
         effects = self._effects(journals, peers, Outbound(machine, peers, keys), revivals)
-        worker = Worker(machine, self._cluster, journals, self.hypervisor, self._inbox, effects, receivers, revivals, self._publish_soon)
+        worker = self._worker = Worker(
+            machine, self._cluster, journals, self.hypervisor, self._inbox, effects, receivers, revivals, self._publish_soon
+        )
         self._vms = WorkQueue(worker.reconcile, clock)
         self._chores = WorkQueue(self._do_chore, clock, longest_retry=RENEWED_EVERY)
         self._renewals = 0
@@ -132,6 +134,7 @@ class Agent:
             log.error("HostTask can't be read: nothing is done about it", task=body["metadata"]["name"], error=str(error))
             return
         self._inbox.put(task)
+        self._worker.saw(task)
         self._vms.add(task.spec.placement.name)
 
     def _changed(self, uid: str) -> None:

@@ -11,7 +11,7 @@ from kubeferry.agent.reserver import Needed, Reserver
 from kubeferry.agent.storage.create import bytes_needed, create_files, own_files
 from kubeferry.agent.virt.port import HypervisorFacts
 from kubeferry.api.domain import Domain
-from kubeferry.core import host
+from kubeferry.core import transitions
 from kubeferry.core.journal import Journal
 
 log = structlog.get_logger(__name__)
@@ -58,11 +58,11 @@ class Creator:
 
         def note(name: str) -> None:
             nonlocal kept
-            kept = host.note_created(kept, name)
+            kept = transitions.note_created(kept, name)
             self._journals.write(kept)
 
         settings = self._machine.settings
         disks = create_files(settings.instances_path, journal.domain, settings.allow, journal.created, note)
-        kept = host.activate(kept, disks)
+        kept = transitions.activate(kept, disks)
         self._journals.write(kept)
         return kept

@@ -15,7 +15,7 @@ from kubeferry.agent.stopped import StopProof
 from kubeferry.agent.storage.layout import disk_file
 from kubeferry.agent.storage.trash import move_to_trash, require_disks
 from kubeferry.api.domain import Domain
-from kubeferry.core import host
+from kubeferry.core import transitions
 from kubeferry.core.journal import Journal
 
 log = structlog.get_logger(__name__)
@@ -62,6 +62,6 @@ class Discarder:
         require_disks(self._machine.settings.instances_path, journal.uid, inodes)
         self._journals.write(journal)
         left = move_to_trash(self._machine.settings.instances_path, journal.uid, journal.epoch, journal.created, inodes)
-        gone = host.bury(journal)
+        gone = transitions.bury(journal)
         self._journals.write(gone)
         return gone, left

@@ -8,6 +8,7 @@ from kubeferry.agent.creator import Creator
 from kubeferry.agent.discarder import Discarder
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.hypervisor import HypervisorCalls
+from kubeferry.agent.interruption import Interruption
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.preparer import Preparer
@@ -21,7 +22,7 @@ from kubeferry.agent.transfer.peers import Outbound, Peers
 from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.api import reasons
 from kubeferry.api.task import HostTaskSpec, TaskProgress, TaskResult, TaskState
-from kubeferry.core import host
+from kubeferry.core import transitions
 from kubeferry.core.host import Effect
 from kubeferry.core.journal import Journal
 from kubeferry.kube.errors import KubeError
@@ -61,19 +62,24 @@ class Effects:
         self._revivals = revivals
         self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="disk-size")
 
-    async def carry_out(self, task: HostTaskSpec, journal: Journal, effect: Effect, on_progress: OnProgress) -> TaskResult:
-        """Do it, and give back what was observed.
+    async def carry_out(
+        self, task: HostTaskSpec, journal: Journal, effect: Effect, on_progress: OnProgress, interruption: Interruption
+    ) -> TaskResult | None:
+        """Do it, and give back what was observed; None: that was a part only, the role table is to be asked again.
 
         Args:
             task: what is asked.
             journal: as the role table wants it written before.
             effect: what is to be done.
             on_progress: told now and then how far a long one is.
+            interruption: ends it, where it waits for long.
 
         Raises:
             RefusedError, StorageError, HypervisorError, TransferError: it failed; the journal tells how far it came.
             KubeError: the API server gave no answer where one is needed.
+            SupersededError: it was ended; the journal tells how far it came.
         """
+        interruption.check()
         match effect:
             case Effect.MAKE_DISKS:
                 await self._creator.create(journal)
@@ -83,13 +89,19 @@ class Effects:
             case Effect.RESERVE:
                 return await self._reserve(task, journal)
             case Effect.REACH:
-                await self._outbound.preflight(task)
+                await interruption.unless(self._outbound.preflight(task))
                 return TaskResult(state=TaskState.REACHABLE)
             case Effect.STOP:
-                await self._sealer.seal(journal, 0 if task.seal is None else task.seal.shutdown_timeout_seconds)
+                await self._sealer.seal(journal, interruption)
                 return TaskResult(state=TaskState.SEALED)
+            case Effect.FINISH_SEAL:
+                await self._sealer.seal(journal, interruption)
+                return None
+            case Effect.POWER_OFF:
+                await self._sealer.power_off(journal, interruption)
+                return TaskResult(state=TaskState.STOPPED)
             case Effect.SEND:
-                return await self._send(task, journal, on_progress)
+                return await self._send(task, journal, on_progress, interruption)
             case Effect.DISCARD:
                 await self._discarder.discard(journal)
                 return TaskResult(state=TaskState.GONE)
@@ -107,13 +119,13 @@ class Effects:
         await self._preparer.prepare(journal, task.prepare.bytes)
         return TaskResult(state=TaskState.PREPARED)
 
-    async def _send(self, task: HostTaskSpec, journal: Journal, on_progress: OnProgress) -> TaskResult:
+    async def _send(self, task: HostTaskSpec, journal: Journal, on_progress: OnProgress, interruption: Interruption) -> TaskResult:
         if journal.domain is None:
             raise RefusedError(reasons.INVALID_TASK, "this host's journal tells of no domain to copy")
         await asyncio.to_thread(self._journals.write, journal)
         await self._proof.require(journal.domain)
-        sent = await self._outbound.copy(task, journal, on_progress)
-        await asyncio.to_thread(self._journals.write, host.release(journal))
+        sent = await interruption.unless(self._outbound.copy(task, journal, on_progress))
+        await asyncio.to_thread(self._journals.write, transitions.release(journal))
         return TaskResult(state=TaskState.RELEASED, bytes_copied=sent.bytes_copied, digest=sent.digest)
 
     async def result(self, uid: str, state: TaskState) -> TaskResult:

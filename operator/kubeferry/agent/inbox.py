@@ -35,6 +35,9 @@ class Inbox:
             del self._tasks[name]
 
     def of(self, uid: str) -> tuple[HostTask, ...]:
-        """The open tasks of a VM, in the order in which they were asked."""
+        """The open tasks of a VM: those of the highest epoch first, in the order in which they were asked.
+
+        A lower one that came late is refused once the higher one was done; done before, it would hold up what was asked since.
+        """
         mine = (task for task in self._tasks.values() if task.spec.placement.name == uid)
-        return tuple(sorted(mine, key=lambda task: (task.spec.epoch, task.spec.seq)))
+        return tuple(sorted(mine, key=lambda task: (-task.spec.epoch, task.spec.seq)))

@@ -14,7 +14,7 @@ from kubeferry.api import reasons
 from kubeferry.api.computenode import INVENTORY_LENGTH
 from kubeferry.api.domain import Domain
 from kubeferry.api.role import Role
-from kubeferry.core import host
+from kubeferry.core import transitions
 from kubeferry.core.journal import Journal
 
 Needed = Callable[[Domain, HypervisorFacts], int]
@@ -65,7 +65,7 @@ class Reserver:
             message = f"this host's journals tell of {INVENTORY_LENGTH} copies, as many as its ComputeNode can list: take another host"
             raise RefusedError(reasons.INVENTORY_FULL, message)
         self._check_room(domain, facts, disk, others)
-        journal = host.reserve(journal, disk)
+        journal = transitions.reserve(journal, disk)
         self._journals.write(journal)
         return journal
 

@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from kubeferry.agent.hypervisor import HypervisorCalls
+from kubeferry.agent.interruption import Interruption
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.stopped import StopProof
 from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.api import reasons
-from kubeferry.core import host
+from kubeferry.api.domain import Domain
+from kubeferry.core import transitions
 from kubeferry.core.journal import Journal
 
 LOOK_EVERY = 0.25
@@ -25,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class Sealer:
-    """Carries out `Effect.STOP`."""
+    """Carries out `Effect.STOP`, `Effect.FINISH_SEAL` and `Effect.POWER_OFF`."""
 
     def __init__(
         self,
@@ -42,12 +44,13 @@ class Sealer:
         self._clock = clock
         self._pause = pause
 
-    async def seal(self, journal: Journal, grace: int) -> Journal:
+    async def seal(self, journal: Journal, interruption: Interruption) -> Journal:
         """Stop the VM and prove it stopped. Called again after an interruption, it goes on.
 
         Args:
-            journal: SEALING, as the role table wants it written; that is done first, so that nothing starts the VM any more.
-            grace: seconds that the guest gets to shut down, before force; 0: it is not asked.
+            journal: SEALING, as the role table wants it written; that is done first, so that nothing starts the VM any more. Its
+                step says how long the guest gets.
+            interruption: ends it while the guest is waited for.
 
         Returns:
             The journal as it is written now: SEALED.
@@ -56,24 +59,41 @@ class Sealer:
             RefusedError: `NotStopped`; the journal is SEALING.
             HypervisorError: the hypervisor does not answer, or could not end the domain; the journal is SEALING.
             StorageError: a journal can't be written, or the proof can't be had.
+            SupersededError: it was ended; the journal is SEALING.
+        """
+        domain = await self.power_off(journal, interruption)
+        await self._proof.require(domain)
+        sealed = transitions.seal(journal)
+        await asyncio.to_thread(self._journals.write, sealed)
+        log.info("VM sealed")
+        return sealed
+
+    async def power_off(self, journal: Journal, interruption: Interruption) -> Domain:
+        """Stop the VM, as far as libvirt can tell; what it ran with.
+
+        Args:
+            journal: as the role table wants it written; that is done first. Its step says how long the guest gets, in seconds,
+                before force; 0: it is not asked.
+            interruption: ends it while the guest is waited for.
+
+        Raises:
+            HypervisorError: the hypervisor does not answer, or could not end the domain.
+            StorageError: the journal can't be written.
+            SupersededError: it was ended.
         """
         if journal.domain is None:
             raise ValueError(f"the journal of {journal.uid} has no domain")
         await asyncio.to_thread(self._journals.write, journal)
-        begun = self._clock()
-        how = await self._stop(journal.uid, grace)
-        seconds = round(self._clock() - begun, 1)
-        await self._proof.require(journal.domain)
-        sealed = host.seal(journal)
-        await asyncio.to_thread(self._journals.write, sealed)
-        log.info("VM sealed", how=how, seconds=seconds, grace_seconds=grace)
-        return sealed
+        begun, grace = self._clock(), journal.step.grace_seconds
+        how = await self._stop(journal.uid, grace, interruption)
+        log.info("VM stopped", how=how, seconds=round(self._clock() - begun, 1), grace_seconds=grace)
+        return journal.domain
 
-    async def _stop(self, uid: str, grace: int) -> str:
+    async def _stop(self, uid: str, grace: int, interruption: Interruption) -> str:
         """End the VM's domain; how it ended."""
         if not await self._runs(uid):
             how = "it did not run"
-        elif await self._shut_down(uid, grace):
+        elif await self._shut_down(uid, grace, interruption):
             how = "the guest shut down"
         else:
             how = "forced"
@@ -82,11 +102,12 @@ class Sealer:
         await self._forgotten(uid)
         return how
 
-    async def _shut_down(self, uid: str, grace: int) -> bool:
+    async def _shut_down(self, uid: str, grace: int, interruption: Interruption) -> bool:
         """Whether the guest ended in its time."""
         next_press = self._clock()
         end = next_press + grace
         while (now := self._clock()) < end:
+            interruption.check()
             if now >= next_press:
                 await self._press(uid)
                 next_press = now + PRESS_EVERY

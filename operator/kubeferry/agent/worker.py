@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -12,6 +13,7 @@ from kubeferry.agent.effects import Effects, OnProgress
 from kubeferry.agent.errors import FAILURES, RefusedError, defect_error, task_error
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
+from kubeferry.agent.interruption import Interruption, SupersededError
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.progress import told
@@ -23,12 +25,18 @@ from kubeferry.api import reasons
 from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus, TaskError, TaskPhase, TaskProgress, TaskResult
-from kubeferry.core import host
+from kubeferry.core import guards, host
 from kubeferry.core.host import Acknowledge, Act, Answer, Refuse
 from kubeferry.kube.client import Cluster
 from kubeferry.kube.errors import Forbidden, Invalid, KubeError, NotFound, Unreadable
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    task: HostTaskSpec
+    interruption: Interruption
 
 
 class Worker:
@@ -56,6 +64,13 @@ class Worker:
         self._receivers = receivers
         self._revivals = revivals
         self._changed = changed
+        self._running: dict[str, _Running] = {}
+
+    def saw(self, task: HostTask) -> None:
+        """A task of this node came, or is told of again: a lower one of its VM that runs is ended for it."""
+        running = self._running.get(task.spec.placement.name)
+        if running is not None and guards.supersede(running.task, task.spec):
+            running.interruption.end(task.spec)
 
     async def reconcile(self, uid: str) -> timedelta | None:
         """Work on one VM: the handler of the work queue.
@@ -64,49 +79,60 @@ class Worker:
             KubeError: the API server did not answer; the same is done again later.
         """
         with structlog.contextvars.bound_contextvars(vm=uid, node=self._machine.node):
-            for task in self._inbox.of(uid):
-                spec = task.spec
+            while tasks := self._inbox.of(uid):
+                task, spec = tasks[0], tasks[0].spec
                 with structlog.contextvars.bound_contextvars(task=task.metadata.name, verb=spec.verb, epoch=spec.epoch, seq=spec.seq):
                     await self._execute(task)
             return await self._revive(uid)
 
     async def _execute(self, task: HostTask) -> None:
+        uid, running = task.spec.placement.name, self._running.get(task.spec.placement.name)
+        if running is not None and guards.one_job(running.task, task.spec):
+            raise RuntimeError(f"{running.task.verb} of epoch {running.task.epoch} runs: the work queue takes each VM once at a time")
+        self._running[uid] = _Running(task.spec, Interruption())
+        try:
+            await self._run(task, self._running[uid].interruption)
+        finally:
+            del self._running[uid]
+
+    async def _run(self, task: HostTask, interruption: Interruption) -> None:
         begun = None if task.status is None else task.status.started_at
         running = HostTaskStatus(phase=TaskPhase.RUNNING, started_at=begun or datetime.now(UTC), agent_version=__version__)
         if begun is None:
             await self._tell(task, running)
-        result, error = await self._attempt(task, running)
+        ended = dataclasses.replace(await self._attempt(task, running, interruption), finished_at=datetime.now(UTC))
+        error = ended.error
         log.info(
-            "task ended", reason=reasons.AS_EXPECTED if error is None else error.reason, message=None if error is None else error.message
-        )
-        ended = HostTaskStatus(
-            phase=TaskPhase.SUCCEEDED if error is None else TaskPhase.FAILED,
-            started_at=running.started_at,
-            finished_at=datetime.now(UTC),
-            result=result,
-            error=error,
-            agent_version=__version__,
+            "task ended",
+            phase=ended.phase,
+            reason=reasons.AS_EXPECTED if error is None else error.reason,
+            message=None if error is None else error.message,
         )
         await self._tell(task, ended)
         self._inbox.end(task)
         self._changed()
 
-    async def _attempt(self, task: HostTask, running: HostTaskStatus) -> tuple[TaskResult | None, TaskError | None]:
+    async def _attempt(self, task: HostTask, running: HostTaskStatus, interruption: Interruption) -> HostTaskStatus:
         """What came of a task; without an answer of the API server nothing comes of it, and it is done again."""
 
         async def tell(progress: TaskProgress) -> None:
             await self._tell(task, dataclasses.replace(running, progress=progress))
 
+        phase, result = TaskPhase.FAILED, None
         try:
             async with told(tell) as on_progress:
-                return await self._do(task.spec, on_progress), None
+                result = await self._do(task.spec, on_progress, interruption)
+            phase, error = TaskPhase.SUCCEEDED, None
+        except SupersededError as superseded:
+            phase, error = TaskPhase.SUPERSEDED, TaskError(reason=reasons.SUPERSEDED, message=str(superseded))
         except FAILURES as failure:
-            return None, task_error(failure)
+            error = task_error(failure)
         except KubeError:
             raise
         except Exception as defect:  # done again it would meet the same, for ever, and nobody would be told
             log.exception("task failed unexpectedly")
-            return None, defect_error(defect)
+            error = defect_error(defect)
+        return dataclasses.replace(running, phase=phase, result=result, error=error)
 
     async def _tell(self, task: HostTask, status: HostTaskStatus) -> None:
         try:
@@ -114,7 +140,7 @@ class Worker:
         except NotFound:  # deleting a task cancels nothing: the controller asks it again, and the journal answers
             log.info("the task is gone, its outcome stands in the journal")
 
-    async def _do(self, task: HostTaskSpec, on_progress: OnProgress) -> TaskResult:
+    async def _do(self, task: HostTaskSpec, on_progress: OnProgress, interruption: Interruption) -> TaskResult:
         placement = (await self._placement(task)).spec
         holder = {} if placement.lock is None else {"migration": f"{placement.lock.namespace}/{placement.lock.name}"}
         with structlog.contextvars.bound_contextvars(**holder):
@@ -123,9 +149,10 @@ class Worker:
                 return await self._tell_answer(task, answer)
             # Whoever fills this copy is ended, and gone, before its journal is judged by: nothing changes it from here on.
             async with self._receivers.barred(task.placement.name):
-                answer = await self._answer(task, placement)
-                if isinstance(answer, Act):
-                    return await self._effects.carry_out(task, answer.journal, answer.effect, on_progress)
+                while isinstance(answer := await self._answer(task, placement), Act):
+                    result = await self._effects.carry_out(task, answer.journal, answer.effect, on_progress, interruption)
+                    if result is not None:
+                        return result
                 return await self._tell_answer(task, answer)
 
     async def _answer(self, task: HostTaskSpec, placement: PlacementSpec) -> Answer:

@@ -6,7 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from kubeferry.api.meta import Conditions, Meta
-from kubeferry.api.model import Bytes, Digest, Int, Name, Time, Uid, model
+from kubeferry.api.model import Bytes, Digest, Int, Message, Name, Reason, Time, Uid, model
+from kubeferry.api.scheduling import Scheduling
 
 
 class DecisionValue(StrEnum):
@@ -36,6 +37,7 @@ class MigrationPhase(StrEnum):
     """How far a Migration is, in one word, for people; code never branches on it."""
 
     PENDING = "Pending"
+    SCHEDULING = "Scheduling"
     PREPARING = "Preparing"
     SEALING = "Sealing"
     COPYING = "Copying"
@@ -45,6 +47,7 @@ class MigrationPhase(StrEnum):
     CONFIRMED = "Confirmed"
     REVERTING = "Reverting"
     REVERTED = "Reverted"
+    ROLLING_BACK = "RollingBack"
     FAILED = "Failed"
 
 
@@ -79,6 +82,16 @@ class Transfer:
 
 
 @model
+class Attempt:
+    """A target that was tried, and did not take the VM or was given up."""
+
+    node: Annotated[Name, Field(description="The node that was tried.")]
+    reason: Annotated[Reason, Field(description="Why it came to nothing.")]
+    message: Annotated[Message, Field(description="What was seen.")] = ""
+    time: Annotated[Time, Field(description="When that was recorded.")]
+
+
+@model
 class MigrationStatus:
     """How far it is: a projection of the Placement, for people."""
 
@@ -89,6 +102,8 @@ class MigrationStatus:
     source_node: Annotated[str | None, Field(max_length=253, description="The node that the VM leaves.")] = None
     target_node: Annotated[str | None, Field(max_length=253, description="The node that the VM goes to.")] = None
     decision: Annotated[Decision | None, Field(description="The durable decision.")] = None
+    scheduling: Annotated[Scheduling | None, Field(description="What the last scheduling pass found.")] = None
+    attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that came to nothing, the first one first.")] = ()
     transfer: Annotated[Transfer | None, Field(description="What the Copy moves.")] = None
     started_at: Annotated[Time | None, Field(description="When it took the VM's lock.")] = None
     finished_at: Annotated[Time | None, Field(description="When it ended.")] = None

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from kubeferry.api.domain import Domain
 from kubeferry.api.meta import Meta
-from kubeferry.api.migration import Decision
+from kubeferry.api.migration import Attempt, Decision
 from kubeferry.api.model import Bytes, Int, Message, Name, Reason, Time, Uid, model
-from kubeferry.api.task import DiscardMode, TaskError, TaskResult, Verb
+from kubeferry.api.task import DiscardMode, Proof, TaskError, TaskProgress, TaskResult, Verb
 
 
 class LockKind(StrEnum):
@@ -76,16 +76,6 @@ class Lock:
 
 
 @model
-class Attempt:
-    """A target that was tried and refused."""
-
-    node: Annotated[Name, Field(description="The node that was tried.")]
-    reason: Annotated[Reason, Field(description="Why it was refused.")]
-    message: Annotated[Message, Field(description="What was seen.")] = ""
-    time: Annotated[Time, Field(description="When it was refused.")]
-
-
-@model
 class Move:
     """The migration that holds the lock."""
 
@@ -96,7 +86,7 @@ class Move:
     domain: Annotated[Domain, Field(description="What the VM runs with at the target.")]
     bytes: Annotated[Bytes, Field(description="Bytes that the VM's files occupied at the source when the lock was taken.")]
     shutdown_timeout_seconds: Annotated[Int, Field(ge=0, description="ACPI shutdown wait before force.")]
-    attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that were refused.")] = ()
+    attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that came to nothing.")] = ()
     copy_tries: Annotated[Int, Field(ge=0, description="Copies that broke.")] = 0
     awaiting_since: Annotated[Time | None, Field(description="Since when a decision is awaited.")] = None
     decision: Annotated[Decision | None, Field(description="The durable decision.")] = None
@@ -116,6 +106,10 @@ class Step:
     finished_at: Annotated[Time | None, Field(description="When its outcome was recorded.")] = None
     result: Annotated[TaskResult | None, Field(description="What the host answered.")] = None
     error: Annotated[TaskError | None, Field(description="Why it failed.")] = None
+    grace_seconds: Annotated[Int | None, Field(ge=0, description="Of a Seal: seconds that the guest gets to shut down.")] = None
+    proof: Annotated[Proof | None, Field(description="Of an Activate: why this host may start what another had the right to start.")] = None
+    progress: Annotated[TaskProgress | None, Field(description="Of a Copy: how far it was when that was noted last.")] = None
+    moved_at: Annotated[Time | None, Field(description="Of a Copy: when it was noted last that it had come further.")] = None
 
 
 @model
@@ -163,7 +157,7 @@ class Settled:
     reason: Annotated[Reason, Field(description="Why, as one word.")]
     message: Annotated[Message, Field(description="Why, as a sentence.")] = ""
     decision: Annotated[Decision | None, Field(description="The decision, if one was taken.")] = None
-    attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that were refused.")] = ()
+    attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that came to nothing.")] = ()
     downtime: Annotated[Downtime | None, Field(description="For how long the VM was off.")] = None
     time: Annotated[Time, Field(description="When it ended.")]
 

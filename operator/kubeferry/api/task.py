@@ -15,6 +15,7 @@ class Verb(StrEnum):
 
     CREATE = "Create"
     START = "Start"
+    STOP = "Stop"
     PREPARE = "Prepare"
     PREFLIGHT = "Preflight"
     SEAL = "Seal"
@@ -38,6 +39,7 @@ class TaskState(StrEnum):
 
     CREATED = "Created"
     RUNNING = "Running"
+    STOPPED = "Stopped"
     PREPARED = "Prepared"
     REACHABLE = "Reachable"
     SEALED = "Sealed"
@@ -87,6 +89,9 @@ class TaskProgress:
 
     bytes_total: Annotated[Bytes, Field(description="Bytes to send, holes left out.")]
     bytes_done: Annotated[Bytes, Field(description="Bytes sent so far.")]
+    signs: Annotated[
+        Int, Field(ge=0, description="Signs of life that the target gave while no byte moved: it reads back what it got, say.")
+    ] = 0
 
 
 @model
@@ -118,6 +123,13 @@ class StartParameters:
     """Start an ACTIVE VM, through the start gate."""
 
     domain: Annotated[Domain, Field(description="What the VM runs with.")]
+
+
+@model
+class StopParameters:
+    """Stop an ACTIVE VM, which stays where it is."""
+
+    shutdown_timeout_seconds: Annotated[Int, Field(ge=0, description="Seconds that the guest gets to shut down, before force.")]
 
 
 @model
@@ -191,6 +203,7 @@ class HostTaskSpec:
     placement: Annotated[PlacementReference, Field(description="The Placement that this serves.")]
     create: Annotated[CreateParameters | None, Field(description="Parameters of verb Create.")] = None
     start: Annotated[StartParameters | None, Field(description="Parameters of verb Start.")] = None
+    stop: Annotated[StopParameters | None, Field(description="Parameters of verb Stop.")] = None
     prepare: Annotated[PrepareParameters | None, Field(description="Parameters of verb Prepare.")] = None
     preflight: Annotated[PreflightParameters | None, Field(description="Parameters of verb Preflight.")] = None
     seal: Annotated[SealParameters | None, Field(description="Parameters of verb Seal.")] = None

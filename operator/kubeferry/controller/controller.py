@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from kubeferry.api.computenode import ComputeNode
@@ -44,8 +45,8 @@ class Controller:
         self._leases = LeaseWatch()
         self._relister = Relister(self._cluster, self._store)
         gatherer = Gatherer(self._cluster, self._store, self._leases, boottime)
-        scheduler = Placer(self._store, self._leases, boottime)
-        reconciler = Reconciler(gatherer, step, Executor(self._cluster, self._store), scheduler)
+        scheduler = Placer(self._store, self._leases, boottime, settings.scheduler.profile())
+        reconciler = Reconciler(gatherer, partial(step, limits=settings.limits()), Executor(self._cluster, self._store), scheduler)
         self._vms = WorkQueue(reconciler.reconcile, clock)
         self._chores = WorkQueue(self._do_chore, clock, longest_retry=RENEWED_EVERY)
 

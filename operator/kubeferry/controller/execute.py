@@ -1,5 +1,6 @@
 """All writes of a pass, in the order that makes each safe to be the last: Placement, then tasks, then what is told to people."""
 
+import dataclasses
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -38,15 +39,10 @@ class Executor:
             kubeferry.kube.errors.KubeError: a write failed; those before it stand.
         """
         vm, placement = observed.vm, observed.placement
-        if decision.protect and vm is not None:
-            await self._protect(VirtualMachine, vm)
+        if await self._write_first(observed, decision):
             return True
-        if decision.protect_migration is not None:
-            await self._protect(Migration, decision.protect_migration)
-            return True
-        if decision.placement is not None:
-            await self._write_placement(observed, decision.placement)
-            return True
+        if decision.remove_placement and placement is not None:
+            await self._remove_placement(placement)
         for wanted in decision.tasks:
             if again := placement is None or await self._create_task(placement, wanted):
                 return again
@@ -54,6 +50,22 @@ class Executor:
             if task.metadata.name in decision.forget:
                 await self._forget(task)
         return await self._tell_people(vm, decision)
+
+    async def _write_first(self, observed: Observed, decision: VmDecision) -> bool:
+        """Write what everything else is decided from; whether there was any of that."""
+        if decision.protect and observed.vm is not None:
+            await self._protect(VirtualMachine, observed.vm)
+            return True
+        if decision.protect_migration is not None:
+            await self._protect(Migration, decision.protect_migration)
+            return True
+        if decision.placement is None:
+            return False
+        for told in decision.migrations:
+            if not await self.tell_migration(told):
+                return True
+        await self._write_placement(observed, decision.placement)
+        return True
 
     async def _tell_people(self, vm: VirtualMachine | None, decision: VmDecision) -> bool:
         """Write the projections, then let go what they have told of; whether one was written by another meanwhile."""
@@ -81,8 +93,8 @@ class Executor:
             case CreatePlacement(spec), _:
                 meta = Meta(name=spec.virtual_machine.uid, finalizers=(FINALIZER,))
                 request = self._cluster.create(Placement, meta, spec=spec)
-            case ReplacePlacement(spec), Placement() as read:
-                request = self._cluster.replace(Placement, read.metadata, spec)
+            case ReplacePlacement(spec, version), Placement() as read:
+                request = self._cluster.replace(Placement, dataclasses.replace(read.metadata, resource_version=version), spec)
             case _:
                 raise AssertionError("core replaces a Placement only where it saw one")
         try:
@@ -91,6 +103,19 @@ class Executor:
             log.info("placement was written by another: deciding anew", cause=str(other))
             return
         log.info("placement written", node=spec.node_name, epoch=spec.epoch, seq=spec.seq)
+
+    async def _remove_placement(self, placement: Placement) -> None:
+        """Let go of it, then delete it; after a crash in between its own event brings us back."""
+        meta = placement.metadata
+        try:
+            if FINALIZER in meta.finalizers:
+                released = dataclasses.replace(meta, finalizers=tuple(f for f in meta.finalizers if f != FINALIZER))
+                meta = (await self._cluster.replace(Placement, released, placement.spec)).metadata
+            await self._cluster.delete(Placement, meta)
+        except (Conflict, NotFound) as other:
+            log.info("placement was written by another: deciding anew", cause=str(other))
+        else:
+            log.info("placement removed: no host holds anything of the VM")
 
     async def _create_task(self, placement: Placement, wanted: NewTask) -> bool | Stranger:
         """Whether to decide anew, because the task is not there: it went while we looked at it, or another bears its name."""

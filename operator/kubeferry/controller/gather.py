@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.migration import Migration
-from kubeferry.api.placement import Placement
+from kubeferry.api.placement import Lock, LockKind, Placement
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.store import Store
-from kubeferry.core.migration import confirm_is_wished, finished
+from kubeferry.core.migration import finished, live_reads
 from kubeferry.core.observed import Host, Observed
 from kubeferry.kube.client import Cluster, S
 from kubeferry.kube.errors import NotFound
@@ -36,9 +36,12 @@ class Gatherer:
         vm = await self._vm(uid, placement)
         # After the Placement: of a Migration whose outcome is no longer in it, this read tells that it has finished.
         migrations = () if vm is None else await self._migrations(vm.metadata.namespace, vm.metadata.name)
-        if placement is not None and confirm_is_wished(placement.spec, migrations):
-            await self._read_host(placement.spec.node_name)  # Confirm goes by the target's word of now
-        return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=self._hosts(), migrations=migrations)
+        if vm is not None and placement is not None:
+            migrations = await self._with_holder(placement.spec.lock, migrations)
+        live = frozenset() if placement is None else live_reads(placement.spec, migrations)
+        for node in sorted(live):
+            await self._read_host(node)
+        return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=self._hosts(), migrations=migrations, live=live)
 
     async def without_vm(self, namespace: str, name: str) -> tuple[Migration, ...]:
         """The Migrations that name a VM which is not there; none, if it is: then they are gathered with it.
@@ -55,6 +58,13 @@ class Gatherer:
         seen = self._store.migrations(namespace, vm_name)
         read = [m if finished(m) else await self._newest(m) for m in seen]
         return tuple(m for m in read if m is not None)
+
+    async def _with_holder(self, lock: Lock | None, migrations: tuple[Migration, ...]) -> tuple[Migration, ...]:
+        """With the one that has the VM's lock: that watching has not seen it does not say that it is gone."""
+        if lock is None or lock.kind != LockKind.MIGRATION or any(m.metadata.uid == lock.uid for m in migrations):
+            return migrations
+        there = await self._get(Migration, lock.name, lock.namespace)
+        return migrations if there is None or there.metadata.uid != lock.uid else (there, *migrations)
 
     async def _read_host(self, name: str) -> None:
         host = await self._get(ComputeNode, name, "")

@@ -12,7 +12,7 @@ from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Migration
 from kubeferry.api.model import load
 from kubeferry.api.node import Node
-from kubeferry.api.placement import Placement
+from kubeferry.api.placement import Direction, LockKind, Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.index import Index
@@ -37,8 +37,18 @@ class PlacedOn:
     metadata: Meta
     nodes: frozenset[str]
     """The node that may start the VM, and every node that may hold a copy."""
+    cpus: int
+    """Virtual CPUs that each copy holds: what the VM runs with or what it is to run with, whichever is more; so is memory."""
     memory: int
-    """Bytes that each copy holds: what the VM runs with or what it is to run with, whichever is more."""
+    """Bytes that each copy holds."""
+    holder: str
+    """NAMESPACE/NAME of the Migration that has the VM's lock, else of the VM."""
+    awaiting_since: datetime | None
+    """Since when that Migration awaits its decision."""
+    filled: str | None
+    """The node whose copy may still be being filled."""
+    bytes: int
+    """Bytes that the files of that copy are to occupy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +106,10 @@ class Store:
         found = self._objects[Node]
         return tuple(node for place in sorted(found) if isinstance(node := found[place], Node))
 
-    def memory_held(self, node: str) -> int:
-        """Bytes of memory that Placements hold on a node: a VM on the move holds them on both until its discard is acknowledged."""
+    def placed(self, node: str) -> tuple[PlacedOn, ...]:
+        """The Placements that name a node: that of a VM on the move names both until its discard is acknowledged."""
         placements = (self._objects[Placement]["", uid] for uid in self._placed.naming(node))
-        return sum(each.memory for each in placements if isinstance(each, PlacedOn))
+        return tuple(each for each in placements if isinstance(each, PlacedOn))
 
     def known(self, kind: type[Stored]) -> Mapping[Place, str]:
         """The uid of every object of that kind that is held, the unreadable ones too."""
@@ -241,8 +251,24 @@ def _age(migration: Migration) -> tuple[datetime, str]:
 
 
 def _kept(placement: Placement) -> PlacedOn:
-    domain, move = placement.spec.domain, placement.spec.move
-    return PlacedOn(placement.metadata, _nodes(placement), max(domain.memory, move.domain.memory if move is not None else 0))
+    spec, lock = placement.spec, placement.spec.lock
+    domains = [spec.domain] if spec.move is None else [spec.domain, spec.move.domain]
+    move, holder = None, f"{spec.virtual_machine.namespace}/{spec.virtual_machine.name}"
+    if lock is not None and lock.kind == LockKind.MIGRATION:
+        move, holder = spec.move, f"{lock.namespace}/{lock.name}"
+    if move is not None and move.direction != Direction.FORWARD:  # it fills nothing, and waits for nobody
+        move = None
+    filling = move if move is not None and move.awaiting_since is None else None
+    return PlacedOn(
+        metadata=placement.metadata,
+        nodes=_nodes(placement),
+        cpus=max(domain.cpu_cores for domain in domains),
+        memory=max(domain.memory for domain in domains),
+        holder=holder,
+        awaiting_since=move.awaiting_since if move is not None else None,
+        filled=filling.target if filling is not None else None,
+        bytes=filling.bytes if filling is not None else 0,
+    )
 
 
 def _nodes(placement: Placement) -> frozenset[str]:

@@ -19,12 +19,13 @@ from kubeferry.api.task import (
     DiscardMode,
     HostTaskSpec,
     PrepareParameters,
+    ProofKind,
     StartParameters,
     TaskState,
     Verb,
 )
 from kubeferry.core import guards
-from kubeferry.core.journal import Journal, JournalDisk, JournalStep, Reserved
+from kubeferry.core.journal import Journal, JournalStep
 
 
 class Effect(StrEnum):
@@ -34,12 +35,16 @@ class Effect(StrEnum):
     """Check room, reserve, make every file of the instance from its source."""
     START = "Start"
     """Acknowledge a VM that runs; else start it, if the start gate opens."""
+    POWER_OFF = "PowerOff"
+    """Stop the VM; its copy stays ACTIVE, and the start gate keeps it off for as long as the Placement wants that."""
     RESERVE = "Reserve"
     """Check that the host can run the VM, and reserve what it needs: that is what writes the journal."""
     REACH = "Reach"
     """Reach the target, and have it make the instance directory; no journal is written here."""
     STOP = "Stop"
     """Stop the VM, prove it stopped, and journal SEALED."""
+    FINISH_SEAL = "FinishSeal"
+    """Do what an interrupted Seal has left to do, at its own epoch, up to SEALED; then ask the table again."""
     SEND = "Send"
     """Have the target hold a verified copy, and journal RELEASED then."""
     DISCARD = "Discard"
@@ -160,6 +165,13 @@ def _start(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Ans
     return _begin(task, journal, Role.ACTIVE, Effect.START)
 
 
+def _stop(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if journal is None or task.stop is None:
+        return _lacks(task)
+    step = JournalStep(seq=task.seq, verb=task.verb, grace_seconds=task.stop.shutdown_timeout_seconds)
+    return Act(dataclasses.replace(_at(task, journal, Role.ACTIVE), step=step), Effect.POWER_OFF)
+
+
 def _prepare_new(task: HostTaskSpec, _: Journal | None, __: PlacementSpec) -> Answer:
     begun = _begin(task, None, Role.INCOMING, Effect.RESERVE)
     if isinstance(begun, Act) and task.prepare is not None:
@@ -196,21 +208,37 @@ def _seal(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answ
     # At the journal's own epoch it is the Seal that came before the Activate of this epoch.
     if journal.role == Role.ACTIVE and task.epoch == journal.epoch:
         return _refused(task, Role.ACTIVE)
-    return Act(_at(task, journal, Role.SEALING), Effect.STOP)
+    step = JournalStep(seq=task.seq, verb=task.verb, grace_seconds=task.seal.shutdown_timeout_seconds)
+    return Act(dataclasses.replace(_at(task, journal, Role.SEALING), step=step), Effect.STOP)
 
 
-def _sealed_before(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
-    if journal is None or task.epoch != journal.epoch:
-        return _refused(task, Role.SEALED)
-    return Acknowledge(TaskState.SEALED)
+def _seal_stopped(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    """Nothing runs here: the copy stays what it is, and lower epochs are refused from then on."""
+    if journal is None:
+        return _lacks(task)
+    if journal.role == Role.SEALED and task.epoch == journal.epoch:
+        return Acknowledge(TaskState.SEALED)
+    return Acknowledge(TaskState.SEALED, note=_at(task, journal, journal.role))
+
+
+def _seal_incoming(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    """It may not be activated any more: whoever still fills it has another epoch."""
+    if journal is None:
+        return _lacks(task)
+    return Acknowledge(TaskState.SEALED, note=_at(task, journal, Role.INCOMING))
+
+
+def _seal_nothing(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    return Acknowledge(TaskState.SEALED, note=_nothing(task, journal))
 
 
 def _copy(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
     if journal is None or task.copy is None:
         return _lacks(task)
-    if task.epoch != journal.epoch:
-        return _refused(task, Role.SEALED)
-    return Act(_at(task, journal, Role.SEALED), Effect.SEND)
+    sealed = guards.sealed_first(journal.role)
+    if not sealed or (journal.role == Role.SEALED and task.epoch != journal.epoch):
+        return _refused(task, journal.role)
+    return Act(_at(task, journal, journal.role), Effect.SEND)
 
 
 def _copied_before(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
@@ -220,15 +248,39 @@ def _copied_before(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec
 
 
 def _activate_verified(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
-    if journal is None or task.epoch != journal.epoch or not guards.activate_needs_release(task):
-        return _refused(task, Role.VERIFIED)
+    if journal is None:
+        return _lacks(task)
+    released = _proof(task) == ProofKind.RELEASED
+    whole = guards.verified(whole=journal.role == Role.VERIFIED)
+    if task.epoch != journal.epoch or not whole or not guards.activate_needs_release(released=released):
+        return _refused(task, journal.role)
+    return _begin(task, journal, Role.ACTIVE, Effect.START)
+
+
+def _activate_sealed(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    """Back before RELEASED: the source needs nobody for it. At its own epoch it was sealed to be copied."""
+    if journal is None or task.epoch == journal.epoch:
+        return _refused(task, Role.SEALED)
     return _begin(task, journal, Role.ACTIVE, Effect.START)
 
 
 def _activate_released(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
-    if not guards.proof_of_seal(task):
-        return _refused(task, Role.RELEASED)
+    if journal is None:
+        return _lacks(task)
+    if not guards.proof_of_seal(task):  # the controller did not know: now it does, and the target comes first
+        return Acknowledge(TaskState.RELEASED, note=_at(task, journal, Role.RELEASED))
     return _begin(task, journal, Role.ACTIVE, Effect.START)
+
+
+def _activate_sealing(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    if journal is None or task.epoch == journal.epoch:
+        return _refused(task, Role.SEALING)
+    # At its own epoch: interrupted again, it is asked again as a higher one.
+    return Act(journal, Effect.FINISH_SEAL)
+
+
+def _proof(task: HostTaskSpec) -> ProofKind | None:
+    return None if task.activate is None or task.activate.proof is None else task.activate.proof.kind
 
 
 def _discard(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
@@ -236,13 +288,20 @@ def _discard(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> A
         return _lacks(task)
     if task.discard.mode != DiscardMode.TRASH:
         return Refuse(reasons.INVALID_TASK, f"this version can't discard a copy by {task.discard.mode}")
+    if journal.role == Role.SEALING:
+        return Act(journal, Effect.FINISH_SEAL)
     return Act(_at(task, journal, Role.DELETING), Effect.DISCARD)
 
 
 def _discard_nothing(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+    return Acknowledge(TaskState.GONE, note=_nothing(task, journal))
+
+
+def _nothing(task: HostTaskSpec, journal: Journal | None) -> Journal:
+    """The journal of a host that holds nothing, and now refuses lower epochs."""
     step = JournalStep(seq=task.seq, verb=task.verb)
     fresh = Journal(uid=task.placement.name, epoch=task.epoch, epoch_id=task.epoch_id, role=Role.GONE, step=step)
-    return Acknowledge(TaskState.GONE, note=fresh if journal is None else _at(task, journal, Role.GONE))
+    return fresh if journal is None else _at(task, journal, Role.GONE)
 
 
 TABLE: Mapping[tuple[Role, Verb], Cell] = {
@@ -251,44 +310,41 @@ TABLE: Mapping[tuple[Role, Verb], Cell] = {
     (Role.INCOMING, Verb.CREATE): _create_again,
     (Role.ACTIVE, Verb.CREATE): _created_before,
     (Role.ACTIVE, Verb.START): _start,
+    (Role.ACTIVE, Verb.STOP): _stop,
     (Role.NONE, Verb.PREPARE): _prepare_new,
     (Role.GONE, Verb.PREPARE): _prepare_new,
     (Role.INCOMING, Verb.PREPARE): _prepared_before,
     (Role.ACTIVE, Verb.PREPARE): _to_self,
     (Role.ACTIVE, Verb.PREFLIGHT): _preflight,
+    (Role.SEALED, Verb.PREFLIGHT): _preflight,  # of a VM that is halted
+    (Role.NONE, Verb.SEAL): _seal_nothing,
+    (Role.GONE, Verb.SEAL): _seal_nothing,
+    (Role.INCOMING, Verb.SEAL): _seal_incoming,
+    (Role.VERIFIED, Verb.SEAL): _seal_incoming,
     (Role.ACTIVE, Verb.SEAL): _seal,
     (Role.SEALING, Verb.SEAL): _seal,
-    (Role.SEALED, Verb.SEAL): _sealed_before,
+    (Role.SEALED, Verb.SEAL): _seal_stopped,
+    (Role.RELEASED, Verb.SEAL): _seal_stopped,
+    (Role.DELETING, Verb.SEAL): _seal_stopped,
+    (Role.ACTIVE, Verb.COPY): _copy,
     (Role.SEALED, Verb.COPY): _copy,
     (Role.RELEASED, Verb.COPY): _copied_before,
+    (Role.INCOMING, Verb.ACTIVATE): _activate_verified,
     (Role.VERIFIED, Verb.ACTIVATE): _activate_verified,
     (Role.ACTIVE, Verb.ACTIVATE): _start,
+    (Role.SEALING, Verb.ACTIVATE): _activate_sealing,
+    (Role.SEALED, Verb.ACTIVATE): _activate_sealed,
     (Role.RELEASED, Verb.ACTIVATE): _activate_released,
+    (Role.INCOMING, Verb.DISCARD): _discard,
+    (Role.VERIFIED, Verb.DISCARD): _discard,
+    (Role.SEALING, Verb.DISCARD): _discard,
     (Role.SEALED, Verb.DISCARD): _discard,
     (Role.RELEASED, Verb.DISCARD): _discard,
     (Role.DELETING, Verb.DISCARD): _discard,
     (Role.NONE, Verb.DISCARD): _discard_nothing,
     (Role.GONE, Verb.DISCARD): _discard_nothing,
 }
-"""The cells that act, by role and verb; all others refuse."""
-
-
-def reserve(journal: Journal, disk: int) -> Journal:
-    """The journal with what the copy holds of the host: the entry is the reservation.
-
-    Args:
-        journal: of a copy with a domain.
-        disk: bytes of the instances' file system.
-    """
-    if journal.domain is None:
-        raise ValueError(f"the journal of {journal.uid} has no domain")
-    held = Reserved(cpu=journal.domain.cpu_cores, memory=journal.domain.memory, disk=disk)
-    return dataclasses.replace(journal, reserved=held)
-
-
-def note_created(journal: Journal, name: str) -> Journal:
-    """The journal that names a file before it is created."""
-    return journal if name in journal.created else dataclasses.replace(journal, created=(*journal.created, name))
+"""The cells that act, or refuse by more than role and verb; all others refuse."""
 
 
 def receive(journal: Journal | None, uid: str, epoch: int, epoch_id: str, source: str) -> Refuse | None:
@@ -315,31 +371,6 @@ def receive(journal: Journal | None, uid: str, epoch: int, epoch_id: str, source
     return Refuse(reasons.NOT_INCOMING, message)
 
 
-def verify(journal: Journal, disks: Mapping[str, JournalDisk]) -> Journal:
-    """The journal of a copy that was filled: it is whole, was read back and found the same, and is fsynced."""
-    return dataclasses.replace(journal, role=Role.VERIFIED, disks=dict(disks))
-
-
-def seal(journal: Journal) -> Journal:
-    """The journal of a copy that was proved stopped."""
-    return dataclasses.replace(journal, role=Role.SEALED)
-
-
-def release(journal: Journal) -> Journal:
-    """The journal of a source whose target holds a verified copy."""
-    return dataclasses.replace(journal, role=Role.RELEASED)
-
-
-def bury(journal: Journal) -> Journal:
-    """The journal of a copy whose files are in the trash: only its epoch is left, so that lower ones are refused for ever."""
-    return dataclasses.replace(journal, role=Role.GONE, source=None, domain=None, reserved=None, disks={}, created=())
-
-
-def activate(journal: Journal, disks: Mapping[str, JournalDisk]) -> Journal:
-    """The journal of a created copy: its disks are whole and fsynced."""
-    return dataclasses.replace(journal, role=Role.ACTIVE, disks=dict(disks))
-
-
 def gate(placement: PlacementSpec, journal: Journal, node: str, host_id: str, task: HostTaskSpec | None) -> Refuse | None:
     """The start gate, asked before every start, also after a boot of the host or of the agent.
 
@@ -354,6 +385,8 @@ def gate(placement: PlacementSpec, journal: Journal, node: str, host_id: str, ta
         None if the VM may be started, else why not.
     """
     shut = None
+    if not guards.gate_on_boot(task):
+        return None
     if not guards.gate_node(placement, node, host_id):
         shut = f"the Placement names {placement.node_name or 'no node'} (host {placement.host_id or 'none'}), not {node} (host {host_id})"
     elif not placement.running:

@@ -44,6 +44,8 @@ class JournalStep:
 
     seq: Int
     verb: Verb
+    grace_seconds: Int = 0
+    """Of a Seal: seconds that the guest gets to shut down, before force; an interrupted one is finished by it."""
 
 
 @model

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from kubeferry.api.placement import Copy, Placement, PlacementSpec, Step, StepState
-from kubeferry.api.task import HostTask, HostTaskSpec, PlacementReference, TaskPhase, Verb
+from kubeferry.api.task import HostTask, HostTaskSpec, PlacementReference, Proof, TaskPhase, TaskProgress, Verb
 from kubeferry.core.observed import NewTask, Stranger
 from kubeferry.core.parameters import parameters
 
@@ -14,6 +14,8 @@ FAILED_KEPT = timedelta(hours=1)
 FAILED_KEPT_PER_VERB = 8
 """Enough to compute a back-off from, and the ledger stays bounded."""
 LINEAGE_LENGTH = 64
+NOTED_EVERY = timedelta(seconds=5)
+"""Between two notes of how far a Copy is."""
 FIRST_RETRY = timedelta(seconds=5)
 LONGEST_RETRY = timedelta(minutes=5)
 
@@ -34,9 +36,31 @@ def _epoch_id(spec: PlacementSpec, step: Step) -> str:
     return spec.lineage[spec.epoch - step.epoch]
 
 
-def ask(spec: PlacementSpec, verb: Verb, node: str, host_id: str, now: datetime) -> PlacementSpec:
-    """The Placement with one more Pending step at the current epoch."""
-    step = Step(seq=spec.seq + 1, verb=verb, node=node, host_id=host_id, epoch=spec.epoch, state=StepState.PENDING, started_at=now)
+def ask(
+    spec: PlacementSpec, verb: Verb, node: str, host_id: str, now: datetime, *, grace: int | None = None, proof: Proof | None = None
+) -> PlacementSpec:
+    """The Placement with one more Pending step at the current epoch.
+
+    Args:
+        spec: the Placement.
+        verb: what is asked.
+        node: of which node.
+        host_id: identity of its host.
+        now: the time, in UTC.
+        grace: of a Seal, seconds that the guest gets to shut down.
+        proof: of an Activate, why that host may start what another had the right to start.
+    """
+    step = Step(
+        seq=spec.seq + 1,
+        verb=verb,
+        node=node,
+        host_id=host_id,
+        epoch=spec.epoch,
+        state=StepState.PENDING,
+        started_at=now,
+        grace_seconds=grace,
+        proof=proof,
+    )
     return dataclasses.replace(spec, seq=step.seq, steps=(*spec.steps, step))
 
 
@@ -58,10 +82,11 @@ def task(placement: Placement, step: Step) -> NewTask:
 def raise_epoch(spec: PlacementSpec, fresh_id: str) -> PlacementSpec:
     """The Placement at its next epoch, whose ledger is empty.
 
-    A Discard that is still asked for stays marked in `copies`, and is asked for again at the new epoch.
+    A Discard that is still asked for stays marked in `copies`, and is asked for again at the new epoch. Of every other step that
+    is Pending no answer is waited for any more: its host refuses it once it has acted on the new epoch.
 
     Args:
-        spec: no other step of it is Pending.
+        spec: the Placement.
         fresh_id: an id that was never used.
     """
     lineage = (fresh_id, *spec.lineage)[:LINEAGE_LENGTH]
@@ -90,12 +115,19 @@ def _acknowledged(spec: PlacementSpec, copy: Copy, epochs: list[int]) -> Copy:
 
 
 def _outcome(placement: Placement, step: Step, done: HostTask | None, now: datetime) -> Step:
-    if step.state != StepState.PENDING or done is None or done.status is None or done.status.phase not in _ENDED:
-        return step
-    if done.spec != task(placement, step).spec:
+    if step.state != StepState.PENDING or done is None or done.status is None or done.spec != task(placement, step).spec:
         return step
     status = done.status
+    if status.phase not in _ENDED:
+        return _moved(step, status.progress, now)
     return dataclasses.replace(step, state=_ENDED[status.phase], finished_at=now, result=status.result, error=status.error)
+
+
+def _moved(step: Step, progress: TaskProgress | None, now: datetime) -> Step:
+    """The step with the progress that its host tells, noted now and then: how long it has not moved must outlive a controller."""
+    if progress in (None, step.progress) or (step.moved_at is not None and now - step.moved_at < NOTED_EVERY):
+        return step
+    return dataclasses.replace(step, progress=progress, moved_at=now)
 
 
 def _pruned(steps: tuple[Step, ...], epoch: int, now: datetime) -> tuple[Step, ...]:
@@ -144,6 +176,21 @@ def strangers(placement: Placement, tasks: Iterable[HostTask]) -> tuple[Stranger
 def last(spec: PlacementSpec, verb: Verb) -> Step | None:
     """The newest step of that verb in the ledger."""
     return max((s for s in spec.steps if s.verb == verb), key=lambda s: s.seq, default=None)
+
+
+def at_epoch(spec: PlacementSpec, verb: Verb, host_id: str) -> Step | None:
+    """The newest step of that verb on that host at the current epoch; None: it was not asked."""
+    mine = (s for s in spec.steps if (s.verb, s.host_id, s.epoch) == (verb, host_id, spec.epoch))
+    return max(mine, key=lambda s: s.seq, default=None)
+
+
+def again(spec: PlacementSpec, broken: Step, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
+    """The Placement with a step that failed asked once more, as it was; or when that is due."""
+    alike = (s for s in spec.steps if (s.verb, s.host_id, s.epoch) == (broken.verb, broken.host_id, broken.epoch))
+    due = retry_due(sum(s.state in (StepState.FAILED, StepState.SUPERSEDED) for s in alike), broken, now)
+    if due > now:
+        return spec, due - now
+    return ask(spec, broken.verb, broken.node, broken.host_id, now, grace=broken.grace_seconds, proof=broken.proof), None
 
 
 def retry_due(failures: int, step: Step, now: datetime) -> datetime:

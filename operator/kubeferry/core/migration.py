@@ -1,7 +1,4 @@
-"""A migration: it takes the VM's lock, goes forward to its target, waits for a decision, and is confirmed or reverted.
-
-Pure. What fails on the way stops it where it stands (`stopped`): nothing more is asked of any host until a human looks.
-"""
+"""Which Migration is whose, and how one takes the VM's lock; what it does while it holds the lock is in `forward` and `back`."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -10,16 +7,14 @@ from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
 from kubeferry.api.meta import Status, condition
-from kubeferry.api.migration import Decision, DecisionSource, DecisionValue, Migration
+from kubeferry.api.migration import DecisionValue, Migration
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import Copy, Direction, Lock, LockKind, Move, Outcome, PlacementSpec, Settled, Step, StepState
+from kubeferry.api.placement import Copy, Direction, Lock, LockKind, Move, Placement, PlacementSpec, Settled, StepState
 from kubeferry.api.role import Role, RunState
-from kubeferry.api.task import DiscardMode, Verb
-from kubeferry.core import guards, ledger
+from kubeferry.api.task import Verb
+from kubeferry.core import guards, history, ledger
 from kubeferry.core.observed import Choice, Host, Observed, Place, ReplacePlacement, VmDecision
-from kubeferry.core.parameters import copy_on
 
-OUTCOMES_KEPT = 64
 LOOK_AGAIN = timedelta(seconds=2)
 """How soon to look again at what watching may not tell at once."""
 
@@ -42,10 +37,10 @@ def finished(migration: Migration) -> bool:
 
 
 def holder(spec: PlacementSpec, observed: Observed) -> Migration | None:
-    """The Migration that holds the VM's lock, if it is there; one whose end was told holds nothing, whatever the Placement says."""
+    """The Migration that holds the VM's lock, if it is there."""
     if spec.lock is None or spec.lock.kind != LockKind.MIGRATION:
         return None
-    return next((m for m in observed.migrations if m.metadata.uid == spec.lock.uid and not finished(m)), None)
+    return next((m for m in observed.migrations if m.metadata.uid == spec.lock.uid), None)
 
 
 def settled(spec: PlacementSpec, migration: Migration) -> Settled | None:
@@ -98,7 +93,11 @@ def obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None:
         return Obstacle(reasons.BLOCKED_BY_MIGRATION, f"{spec.lock.kind} {spec.lock.namespace}/{spec.lock.name} holds the VM")
     if vm is None or vm.metadata.deletion_timestamp is not None:
         return Obstacle(reasons.VM_NOT_READY, "the VM is being deleted")
-    waits = [f"{s.verb} of {s.node}" for s in spec.steps if s.state == StepState.PENDING and s.verb != Verb.DISCARD]
+    if (seen := history.diverged(spec, observed)) is not None:
+        return Obstacle(reasons.HISTORY_DIVERGED, seen)
+    # Of a copy that is to go nothing is waited for: its host may be dead, and a fence stand for its Seal.
+    marked = {copy.host_id for copy in spec.copies if copy.discard is not None}
+    waits = [f"{s.verb} of {s.node}" for s in spec.steps if s.state == StepState.PENDING and s.host_id not in marked]
     if waits or not ledger.created(spec):
         return Obstacle(reasons.VM_NOT_READY, f"{', '.join(waits) or 'the making of its disks'} has not ended")
     if any(host.lease_fresh is None for host in observed.hosts):
@@ -114,12 +113,13 @@ def obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None:
     return None
 
 
-def take(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str) -> VmDecision | None:
+def take(placement: Placement, observed: Observed, now: datetime, fresh_id: str) -> VmDecision | None:
     """The next move of the Migration that comes next, on its way to the lock; None: there is none, or it must wait.
 
     The finalizer comes first, then the scheduling pass, then one compare-and-swap: `lock, epoch + 1, move, copies += target`, and
     the Prepare that is asked of the target.
     """
+    spec = placement.spec
     migration = next_in_line(spec, observed)
     if migration is None or obstacle(spec, observed) is not None:
         return None
@@ -133,7 +133,8 @@ def take(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str) 
     target = observed.host(choice.node)
     if target is None:  # it went between the pass and this look
         return VmDecision(requeue_after=LOOK_AGAIN)
-    return VmDecision(placement=ReplacePlacement(_locked(spec, migration, observed, target, now, fresh_id)))
+    locked = _locked(spec, migration, observed, target, now, fresh_id)
+    return VmDecision(placement=ReplacePlacement(locked, guards.cas(placement)))
 
 
 def chosen(observed: Observed, migration: Migration) -> Choice | None:
@@ -143,6 +144,22 @@ def chosen(observed: Observed, migration: Migration) -> Choice | None:
 
 
 def _place(spec: PlacementSpec, migration: Migration, observed: Observed) -> Place:
+    source = observed.host(spec.node_name)
+    held = None if source is None else source.copy_of(spec.virtual_machine.uid)
+    return wish(spec, migration, observed, spec.node_name, frozenset(), (held.allocated if held is not None else None) or 0)
+
+
+def wish(spec: PlacementSpec, migration: Migration, observed: Observed, source: str, attempted: frozenset[str], disk: int) -> Place:
+    """What the scheduling pass is asked for a Migration.
+
+    Args:
+        spec: the VM's Placement.
+        migration: the Migration.
+        observed: what was read.
+        source: the node where the VM is.
+        attempted: nodes that this Migration has tried.
+        disk: bytes that the VM's files occupy.
+    """
     uid = spec.virtual_machine.uid
     marked = {copy.node for copy in spec.copies if copy.discard is not None}
     # A host whose state was copied from another's has that one's identity: the two could not be told apart.
@@ -151,11 +168,13 @@ def _place(spec: PlacementSpec, migration: Migration, observed: Observed) -> Pla
     return Place(
         migration_uid=migration.metadata.uid,
         vm_uid=uid,
-        source=spec.node_name,
+        source=source,
         target=migration.spec.target_node,
-        attempted=frozenset(),
-        holders=frozenset(marked | told) - {spec.node_name},
+        attempted=attempted,
+        holders=frozenset(marked | told) - {source},
         memory=spec.domain.memory,
+        cpus=spec.domain.cpu_cores,
+        bytes=disk,
     )
 
 
@@ -174,151 +193,34 @@ def _locked(spec: PlacementSpec, migration: Migration, observed: Observed, targe
         bytes=held.allocated,
         shutdown_timeout_seconds=observed.vm.spec.template.spec.termination_grace_period_seconds if timeout is None else timeout,
     )
-    spec = ledger.raise_epoch(spec, fresh_id)
     lock = Lock(kind=LockKind.MIGRATION, namespace=meta.namespace, name=meta.name, uid=meta.uid)
-    copies = (*spec.copies, Copy(node=target.name, host_id=target.status.host_id, epoch_id=fresh_id))
-    spec = dataclasses.replace(spec, lock=lock, move=move, copies=copies)
-    return ledger.ask(spec, Verb.PREPARE, target.name, target.status.host_id, now)
+    return aimed(dataclasses.replace(spec, lock=lock, move=move), target, now, fresh_id)
 
 
-# While it holds the lock
+def aimed(spec: PlacementSpec, target: Host, now: datetime, fresh_id: str) -> PlacementSpec:
+    """The Placement at its next epoch, with a copy on the target of its move and the Prepare that is asked of it.
 
-
-def advance(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str) -> PlacementSpec:
-    """The Placement with the next step of the migration that holds the lock; unchanged while it must wait.
-
-    Args:
-        spec: the outcomes of its tasks stand in the ledger.
-        observed: what was read.
-        now: the time, in UTC.
-        fresh_id: an id that was never used, for an epoch that may begin here.
+    Where a copy is known already, as on the source, none is added: that host answers UnableToMigrateToSelf.
     """
-    migration, move = holder(spec, observed), spec.move
-    if migration is None or move is None or stopped(spec) is not None:
-        return spec
-    if move.direction == Direction.BACK:
-        return _back(spec, move, now)
-    return _forward(spec, move, migration, observed, now, fresh_id)
-
-
-def stopped(spec: PlacementSpec) -> Step | None:
-    """The step whose failure has stopped the migration that holds the lock."""
-    if spec.move is None:
-        return None
-    failures = (StepState.FAILED, StepState.SUPERSEDED)
-    return next((s for s in spec.steps if s.verb != Verb.DISCARD and s.epoch == spec.epoch and s.state in failures), None)
-
-
-def state_of(spec: PlacementSpec, verb: Verb) -> StepState | None:
-    """How the newest step of that verb at the current epoch stands; None: not asked."""
-    step = ledger.last(spec, verb)
-    return step.state if step is not None and step.epoch == spec.epoch else None
-
-
-def _forward(spec: PlacementSpec, move: Move, migration: Migration, observed: Observed, now: datetime, fresh_id: str) -> PlacementSpec:
-    source, target = copy_on(spec, move.source), copy_on(spec, move.target)
-    for verb, where in (
-        (Verb.PREPARE, target),
-        (Verb.PREFLIGHT, source),
-        (Verb.SEAL, source),
-        (Verb.COPY, source),
-        (Verb.ACTIVATE, target),
-    ):
-        state = state_of(spec, verb)
-        if state is None:
-            # From here on only the target may start the VM; the task that tells it so is created after this is stored.
-            moved = dataclasses.replace(spec, node_name=target.node, host_id=target.host_id) if verb == Verb.ACTIVATE else spec
-            return ledger.ask(moved, verb, where.node, where.host_id, now)
-        if state == StepState.PENDING:
-            return spec
-    if move.awaiting_since is None:
-        return dataclasses.replace(spec, move=dataclasses.replace(move, awaiting_since=now))
-    if migration.spec.decision == DecisionValue.CONFIRM and confirm_obstacle(spec, observed) is None:
-        return _confirmed(spec, move, source, now)
-    if migration.spec.decision == DecisionValue.REVERT:
-        return _reverting(spec, move, target, now, fresh_id)
-    return spec
-
-
-def confirm_obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None:
-    """Why a Confirm can't be carried out now: it is the last moment at which the source's copy can still be gone back to."""
-    target = observed.host(spec.node_name)
-    if not guards.confirm_running(spec):
-        return Obstacle(reasons.TARGET_NOT_ACTIVE, f"the VM was not seen running on {spec.node_name} at epoch {spec.epoch}")
-    if guards.confirm_fresh(spec, target):
-        return None
-    if target is not None and target.lease_fresh is None:
-        return Obstacle(reasons.AGENTS_NOT_SEEN_YET, f"whether the agent of {spec.node_name} lives is not known yet")
-    if target is None or not target.lease_fresh:
-        message = (
-            f"the agent of {spec.node_name} does not renew its Lease, so whether the VM is there is not known; the source's copy is kept"
-        )
-        return Obstacle(reasons.TARGET_SILENT, message)
-    message = f"{spec.node_name} does not tell, now, of an ACTIVE copy at epoch {spec.epoch}; the source's copy is kept"
-    return Obstacle(reasons.TARGET_NOT_ACTIVE, message)
+    spec = ledger.raise_epoch(spec, fresh_id)
+    if all(copy.host_id != target.status.host_id for copy in spec.copies):
+        copy = Copy(node=target.name, host_id=target.status.host_id, epoch_id=fresh_id)
+        spec = dataclasses.replace(spec, copies=(*spec.copies, copy))
+    return ledger.ask(spec, Verb.PREPARE, target.name, target.status.host_id, now)
 
 
 def confirm_is_wished(spec: PlacementSpec, migrations: Iterable[Migration]) -> bool:
     """Whether the Migration that holds the lock awaits its decision, and is to be confirmed."""
-    awaits = spec.move is not None and spec.move.awaiting_since is not None
+    move = spec.move
+    awaits = move is not None and move.direction == Direction.FORWARD and move.awaiting_since is not None
     return awaits and any(holds(spec, m) and m.spec.decision == DecisionValue.CONFIRM for m in migrations)
 
 
-def _decision(value: DecisionValue, now: datetime) -> Decision:
-    return Decision(value=value, source=DecisionSource.USER, time=now)
-
-
-def _confirmed(spec: PlacementSpec, move: Move, source: Copy, now: datetime) -> PlacementSpec:
-    decision = _decision(DecisionValue.CONFIRM, now)
-    message = f"the VM lives on {move.target}"
-    spec = dataclasses.replace(spec, domain=move.domain, move=dataclasses.replace(move, decision=decision))
-    return _unlocked(spec, source, Outcome.CONFIRMED, reasons.CONFIRMED, message, now)
-
-
-def _reverting(spec: PlacementSpec, move: Move, target: Copy, now: datetime, fresh_id: str) -> PlacementSpec:
-    """The Placement that goes back: from here on no host may start the VM, until the target is proved stopped."""
-    decision = _decision(DecisionValue.REVERT, now)
-    spec = ledger.raise_epoch(spec, fresh_id)
-    move = dataclasses.replace(move, direction=Direction.BACK, decision=decision, awaiting_since=None)
-    spec = dataclasses.replace(spec, node_name="", host_id="", move=move)
-    return ledger.ask(spec, Verb.SEAL, target.node, target.host_id, now)
-
-
-def _back(spec: PlacementSpec, move: Move, now: datetime) -> PlacementSpec:
-    source, target = copy_on(spec, move.source), copy_on(spec, move.target)
-    if state_of(spec, Verb.SEAL) != StepState.SUCCEEDED:
-        return spec
-    if (activated := state_of(spec, Verb.ACTIVATE)) is None:
-        spec = dataclasses.replace(spec, node_name=source.node, host_id=source.host_id)
-        return ledger.ask(spec, Verb.ACTIVATE, source.node, source.host_id, now)
-    if activated != StepState.SUCCEEDED:
-        return spec
-    message = f"the VM lives on {source.node} again, as it was before; what was written on {target.node} is given up"
-    return _unlocked(spec, target, Outcome.REVERTED, reasons.REVERTED, message, now)
-
-
-def _unlocked(spec: PlacementSpec, loser: Copy, outcome: Outcome, reason: str, message: str, now: datetime) -> PlacementSpec:
-    """The Placement without lock, in one write with the outcome and with the mark on the copy that has lost."""
-    if spec.lock is None or spec.move is None:
-        raise ValueError("there is no lock to give up")
-    uid = spec.lock.uid
-    marked = dataclasses.replace(loser, discard=DiscardMode.TRASH, migration_uid=uid)
-    entry = Settled(
-        migration_uid=uid,
-        outcome=outcome,
-        reason=reason,
-        message=message,
-        decision=spec.move.decision,
-        attempts=spec.move.attempts,
-        time=now,
-    )
-    return dataclasses.replace(
-        spec,
-        lock=None,
-        move=None,
-        copies=tuple(marked if copy.host_id == loser.host_id else copy for copy in spec.copies),
-        settled=(*spec.settled, entry)[-OUTCOMES_KEPT:],
-    )
+def live_reads(spec: PlacementSpec, migrations: Iterable[Migration]) -> frozenset[str]:
+    """The nodes whose ComputeNode must be read consistently, after this Placement: Confirm and a fence go by their word of now."""
+    confirmed = {spec.node_name} if confirm_is_wished(spec, migrations) else set()
+    sealing = {s.node for s in spec.steps if s.verb == Verb.SEAL and s.state == StepState.PENDING and not spec.node_name}
+    return frozenset(confirmed | sealing)
 
 
 # After it

@@ -9,6 +9,7 @@ from kubeferry.api.migration import Migration, MigrationStatus
 from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.reasons import READY
 from kubeferry.api.role import Role
+from kubeferry.api.scheduling import Scheduling
 from kubeferry.api.task import HostTask, HostTaskSpec
 from kubeferry.api.virtualmachine import VirtualMachine, VirtualMachineStatus
 
@@ -21,6 +22,8 @@ class Host:
     status: ComputeNodeStatus
     lease_fresh: bool | None
     """Its Lease was seen to change within the last 40 s; None: watched for less than that, and not seen to change yet."""
+    fence: str | None = None
+    """The bootId that a human attested dead."""
 
     @property
     def ready(self) -> bool:
@@ -71,6 +74,10 @@ class Place:
     """Nodes, the source left out, that hold a copy of the VM: one that is to be discarded, or that nobody names."""
     memory: int
     """Bytes that the VM needs."""
+    cpus: int
+    """Virtual CPUs that the VM needs."""
+    bytes: int
+    """Bytes that the VM's files occupy at the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,8 @@ class Choice:
     """None: no node is feasible."""
     message: str
     """Why the nodes that were rejected were, with counts."""
+    report: Scheduling
+    """What the pass found, for the Migration's status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +105,15 @@ class Observed:
     hosts: tuple[Host, ...]
     """Every hypervisor, by name."""
     migrations: tuple[Migration, ...] = ()
-    """Every Migration that names the VM, the oldest first."""
+    """Every Migration that names the VM, the oldest first; the one that has its lock was looked for consistently."""
     choice: Choice | None = None
     """What the scheduling pass answered, in this pass, to the `Place` that was asked of it."""
     strangers: tuple[Stranger, ...] = ()
     """Met when this pass was about to create tasks: watching does not tell which VM they stand in the way of."""
+    live: frozenset[str] = frozenset()
+    """The hypervisors, by name, whose ComputeNode was read consistently in this pass, after the Placement."""
+    deletable: bool = False
+    """The controller's own CRDs were read, and none is being removed: a VM that is to go is meant, and not its whole kind."""
 
     def host(self, name: str) -> Host | None:
         """The hypervisor of that name."""
@@ -116,9 +129,11 @@ class CreatePlacement:
 
 @dataclass(frozen=True, slots=True)
 class ReplacePlacement:
-    """Replace the Placement by compare-and-swap on the resourceVersion that was read."""
+    """Replace the Placement by compare-and-swap."""
 
     spec: PlacementSpec
+    resource_version: str
+    """Of the Placement that this was decided from: the write fails if it is another by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +153,8 @@ class VmDecision:
     """Put the finalizer on the VM before anything else."""
     release: bool = False
     """Take the finalizer off: no host holds anything of the VM."""
+    remove_placement: bool = False
+    """Let go of the Placement and delete it: the VM is gone, and no host holds anything of it."""
     protect_migration: Migration | None = None
     """Put the finalizer on that Migration before anything else: it is about to take the lock."""
     place: Place | None = None

@@ -3,19 +3,19 @@
 import dataclasses
 
 from kubeferry.api.domain import Domain
-from kubeferry.api.placement import Copy, Direction, Move, PlacementSpec, Step, StepState
+from kubeferry.api.placement import Copy, Move, PlacementSpec, Step
 from kubeferry.api.task import (
     ActivateParameters,
     CopyParameters,
     CreateParameters,
+    DiscardMode,
     DiscardParameters,
     HostTaskSpec,
     PreflightParameters,
     PrepareParameters,
-    Proof,
-    ProofKind,
     SealParameters,
     StartParameters,
+    StopParameters,
     Verb,
 )
 
@@ -36,8 +36,12 @@ def parameters(spec: PlacementSpec, step: Step, bare: HostTaskSpec) -> HostTaskS
             return dataclasses.replace(bare, create=CreateParameters(domain=spec.domain))
         case Verb.START:
             return dataclasses.replace(bare, start=StartParameters(domain=spec.domain))
+        case Verb.STOP:
+            return dataclasses.replace(bare, stop=StopParameters(shutdown_timeout_seconds=step.grace_seconds or 0))
         case Verb.DISCARD:
             return dataclasses.replace(bare, discard=_discard(spec, step))
+        case Verb.SEAL:
+            return dataclasses.replace(bare, seal=SealParameters(shutdown_timeout_seconds=step.grace_seconds or 0))
         case _:
             return _of_move(spec, _move(spec, step), step, bare)
 
@@ -55,12 +59,10 @@ def _of_move(spec: PlacementSpec, move: Move, step: Step, bare: HostTaskSpec) ->
         case Verb.PREFLIGHT:
             block = PreflightParameters(target=move.target, target_host_id=copy_on(spec, move.target).host_id)
             return dataclasses.replace(bare, preflight=block)
-        case Verb.SEAL:
-            return dataclasses.replace(bare, seal=SealParameters(shutdown_timeout_seconds=move.shutdown_timeout_seconds))
         case Verb.COPY:
             return dataclasses.replace(bare, copy=CopyParameters(target=move.target, target_host_id=copy_on(spec, move.target).host_id))
         case Verb.ACTIVATE:
-            return dataclasses.replace(bare, activate=ActivateParameters(domain=_domain(spec, move, step), proof=_proof(spec, move)))
+            return dataclasses.replace(bare, activate=ActivateParameters(domain=_domain(spec, move, step), proof=step.proof))
         case _:
             raise ValueError(f"{step.verb} is no verb of a migration")
 
@@ -79,16 +81,6 @@ def _domain(spec: PlacementSpec, move: Move, step: Step) -> Domain:
     return move.domain if step.node == move.target else spec.domain
 
 
-def _proof(spec: PlacementSpec, move: Move) -> Proof | None:
-    """What the host that had the right to start the VM before has acknowledged at this epoch."""
-    verb, kind = (Verb.COPY, ProofKind.RELEASED) if move.direction == Direction.FORWARD else (Verb.SEAL, ProofKind.SEALED)
-    done = (s for s in spec.steps if s.verb == verb and s.epoch == spec.epoch and s.state == StepState.SUCCEEDED)
-    step = max(done, key=lambda s: s.seq, default=None)
-    return None if step is None else Proof(kind=kind, node=step.node, host_id=step.host_id, epoch=step.epoch, seq=step.seq)
-
-
 def _discard(spec: PlacementSpec, step: Step) -> DiscardParameters:
-    mode = next((copy.discard for copy in spec.copies if copy.host_id == step.host_id and copy.discard is not None), None)
-    if mode is None:
-        raise ValueError(f"the copy on host {step.host_id} is not to be discarded")
-    return DiscardParameters(mode=mode)
+    marked = (copy.discard for copy in spec.copies if copy.host_id == step.host_id and copy.discard is not None)
+    return DiscardParameters(mode=next(marked, DiscardMode.TRASH))

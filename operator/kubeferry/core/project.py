@@ -9,8 +9,7 @@ from kubeferry.api.placement import PlacementSpec, StepState
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import MigrationInProgress, PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
-from kubeferry.core import ledger, project_migration
-from kubeferry.core import trouble as trouble_of
+from kubeferry.core import deletion, ledger, project_migration
 from kubeferry.core.observed import Host
 from kubeferry.core.told import Told, tell
 from kubeferry.core.trouble import Trouble
@@ -69,7 +68,7 @@ def placed(
         return None
     ready = _ready(spec, host)
     told = {
-        reasons.SCHEDULED: Told(Status.TRUE, reasons.PLACED, f"on {spec.node_name}"),
+        reasons.SCHEDULED: Told(Status.TRUE, reasons.PLACED, f"on {_node(vm, spec)}"),
         reasons.VOLUMES_READY: Told(Status.TRUE, reasons.CREATED)
         if ledger.created(spec)
         else _progress(spec, Verb.CREATE, reasons.CREATING),
@@ -79,7 +78,7 @@ def placed(
     return VirtualMachineStatus(
         printable_status=_printable(vm, ready, spec),
         ready=ready.status == Status.TRUE,
-        node_name=_node(spec),
+        node_name=_node(vm, spec),
         domain_uuid=spec.domain.uuid,
         machine_type=spec.domain.machine_type,
         observed_generation=vm.metadata.generation,
@@ -89,9 +88,10 @@ def placed(
     )
 
 
-def _node(spec: PlacementSpec) -> str | None:
-    """The node where the VM lives, as people see it: while no node may start it, the one that it goes back to."""
-    return spec.node_name or (spec.move.source if spec.move is not None else None)
+def _node(vm: VirtualMachine, spec: PlacementSpec) -> str | None:
+    """The node where the VM lives, as people see it: while no node may start it, the one that it goes back to, or was on."""
+    told = None if vm.status is None else vm.status.node_name
+    return spec.node_name or (spec.move.source if spec.move is not None else told)
 
 
 def _migration(spec: PlacementSpec) -> MigrationInProgress | None:
@@ -116,6 +116,8 @@ def _progress(spec: PlacementSpec, verb: Verb, doing: str) -> Told:
 
 
 def _ready(spec: PlacementSpec, host: Host | None) -> Told:
+    if deletion.holds(spec):
+        return Told(Status.FALSE, reasons.DELETING, f"copies are left on {', '.join(copy.node for copy in spec.copies) or 'no node'}")
     if spec.node_name == "" and spec.move is not None:
         return Told(Status.FALSE, reasons.MIGRATING, f"on its way back to {spec.move.source}")
     if host is None or not host.lease_fresh:
@@ -143,16 +145,14 @@ def _ready(spec: PlacementSpec, host: Host | None) -> Told:
 
 
 def _attention(vm: VirtualMachine, spec: PlacementSpec, trouble: Trouble | None) -> Told:
-    if vm.metadata.deletion_timestamp is not None:
+    if vm.metadata.deletion_timestamp is not None and not deletion.holds(spec):
         return Told(
             Status.TRUE,
             reasons.DELETION_UNSUPPORTED,
-            f"this version can't delete a VM that was placed: its disks stay at {_node(spec)}, and if it runs it runs on",
+            f"this version can't delete a VM that was placed: its disks stay at {_node(vm, spec)}, and if it runs it runs on",
         )
     if trouble is not None:
         return Told(Status.TRUE, trouble.reason, trouble.message)
-    if (stopped := trouble_of.stopped(spec)) is not None:
-        return Told(Status.TRUE, stopped.reason, stopped.message)
     failed = ledger.failed(spec, *Verb)
     if failed is not None and failed.error is not None and not failed.error.retryable:
         return Told(Status.TRUE, failed.error.reason, f"{failed.verb} on {failed.node}: {failed.error.message}")

@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 from kubeferry.api import reasons
 from kubeferry.api.meta import Status
 from kubeferry.api.migration import DecisionValue, Migration, MigrationPhase, MigrationStatus, Transfer
-from kubeferry.api.placement import Direction, Outcome, PlacementSpec, Settled, StepState
+from kubeferry.api.model import MESSAGE_LENGTH
+from kubeferry.api.placement import Direction, Move, Outcome, PlacementSpec, Settled, Step, StepState
 from kubeferry.api.task import HostTask, Verb
-from kubeferry.core import ledger, migration
-from kubeferry.core.observed import Observed
+from kubeferry.core import forward, migration
+from kubeferry.core.observed import Choice, Observed
 from kubeferry.core.told import Told, tell
-from kubeferry.core.trouble import Trouble, stopped
+from kubeferry.core.trouble import Trouble
 
 VM_APPEARS_WITHIN = timedelta(seconds=30)
 """A Migration and its VM may be applied in one file, in any order."""
@@ -38,6 +39,8 @@ _NOT_BEGUN: Mapping[str, Told] = {
     reasons.SUCCEEDED: Told(Status.UNKNOWN, reasons.IN_PROGRESS),
 }
 """Every condition, as it is told at the first visit."""
+_REACHED = {Outcome.CONFIRMED: reasons.CONFIRMED, Outcome.REVERTED: reasons.REVERTED}
+"""The condition that an end makes true."""
 
 
 def told(of: Migration, spec: PlacementSpec | None, observed: Observed, trouble: Trouble | None, now: datetime) -> MigrationStatus | None:
@@ -91,7 +94,8 @@ def _waiting(of: Migration, spec: PlacementSpec | None, observed: Observed, now:
         return _pending(of, obstacle.reason, obstacle.message, now)
     choice = migration.chosen(observed, of)
     if choice is not None and choice.node is None:
-        return _failed(of, reasons.NO_FEASIBLE_NODE, f"{choice.message}. Nothing was touched", now)
+        failed = _failed(of, reasons.NO_FEASIBLE_NODE, f"{choice.message}. Nothing was touched", now)
+        return dataclasses.replace(failed, scheduling=choice.report)
     return _pending(of, reasons.IN_PROGRESS, "", now)
 
 
@@ -99,6 +103,14 @@ def _lost(of: Migration, reason: str, message: str, now: datetime) -> MigrationS
     """A Migration of which nothing is known any more beyond what was told."""
     phase = MigrationPhase.PENDING if of.status is None else of.status.phase
     return _with(of, phase, {reasons.NEEDS_ATTENTION: Told(Status.TRUE, reason, message)}, now)
+
+
+def scheduled(of: Migration, choice: Choice, now: datetime) -> MigrationStatus:
+    """The status of a Migration that a scheduling pass was run for, with what the pass found."""
+    status = of.status
+    if status is None or not migration.began(of):
+        status = _with(of, MigrationPhase.SCHEDULING, {**_NOT_BEGUN, reasons.SCHEDULED: _IN_PROGRESS}, now)
+    return dataclasses.replace(status, scheduling=choice.report)
 
 
 def _cancelled(of: Migration, now: datetime) -> MigrationStatus:
@@ -129,11 +141,11 @@ def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Tr
     if move is None:
         raise ValueError("a Migration that holds the lock has a move")
     back = move.direction == Direction.BACK
-    conditions = dict(_going_back(spec) if back else _going_forward(of, spec, observed))
+    conditions = dict(_going_back(move, trouble) if back else _going_forward(of, spec, observed))
     conditions[reasons.SCHEDULED] = Told(Status.TRUE, reasons.PLACED, f"from {move.source} to {move.target}")
-    conditions[reasons.NEEDS_ATTENTION] = _attention(spec, trouble)
+    conditions[reasons.NEEDS_ATTENTION] = _QUIET if trouble is None else Told(Status.TRUE, trouble.reason, trouble.message)
     conditions[reasons.FINISHED] = _IN_PROGRESS
-    conditions[reasons.SUCCEEDED] = Told(Status.UNKNOWN, reasons.IN_PROGRESS)
+    conditions[reasons.SUCCEEDED] = Told(Status.UNKNOWN, reasons.IN_PROGRESS, _why_back(move) if back else "")
     status = _with(of, phase(spec), conditions, now)
     return dataclasses.replace(
         status,
@@ -142,6 +154,7 @@ def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Tr
         source_node=move.source,
         target_node=move.target,
         decision=move.decision,
+        attempts=move.attempts,
         transfer=_transfer(of, spec, observed.tasks),
         started_at=status.started_at or now,
     )
@@ -149,69 +162,76 @@ def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Tr
 
 def phase(spec: PlacementSpec) -> MigrationPhase:
     """How far the migration that holds the lock is."""
-    if spec.move is not None and spec.move.direction == Direction.BACK:
-        return MigrationPhase.REVERTING
-    if spec.move is not None and spec.move.awaiting_since is not None:
+    move = spec.move
+    if move is None:
+        raise ValueError("a Migration that holds the lock has a move")
+    if move.direction == Direction.BACK:
+        return MigrationPhase.ROLLING_BACK if move.decision is None else MigrationPhase.REVERTING
+    if move.awaiting_since is not None:
         return MigrationPhase.AWAITING_DECISION
     for verb, doing in (
         (Verb.ACTIVATE, MigrationPhase.ACTIVATING),
         (Verb.COPY, MigrationPhase.COPYING),
         (Verb.SEAL, MigrationPhase.SEALING),
     ):
-        if migration.state_of(spec, verb) is not None:
+        if forward.step_of(spec, move, verb) is not None:
             return doing
     return MigrationPhase.PREPARING
 
 
 def _going_forward(of: Migration, spec: PlacementSpec, observed: Observed) -> Mapping[str, Told]:
-    preparing = _progress(spec, Verb.PREPARE)
+    def done(verb: Verb) -> Told:
+        return _WAITING if spec.move is None else _progress(forward.step_of(spec, spec.move, verb))
+
+    preparing = done(Verb.PREPARE)
     awaiting = spec.move is not None and spec.move.awaiting_since is not None
     blocked = _QUIET
-    if awaiting and of.spec.decision == DecisionValue.CONFIRM and (obstacle := migration.confirm_obstacle(spec, observed)) is not None:
+    if awaiting and of.spec.decision == DecisionValue.CONFIRM and (obstacle := forward.confirm_obstacle(spec, observed)) is not None:
         blocked = Told(Status.TRUE, obstacle.reason, obstacle.message)
     message = f"the VM runs on {spec.node_name}; set spec.decision to Confirm or Revert"
     return {
         **_NOT_BEGUN,
-        reasons.PREPARED: _progress(spec, Verb.PREFLIGHT) if preparing.status == Status.TRUE else preparing,
-        reasons.SOURCE_SEALED: _progress(spec, Verb.SEAL),
-        reasons.DISKS_COPIED: _progress(spec, Verb.COPY),
-        reasons.TARGET_ACTIVE: _progress(spec, Verb.ACTIVATE),
+        reasons.PREPARED: done(Verb.PREFLIGHT) if preparing.status == Status.TRUE else preparing,
+        reasons.SOURCE_SEALED: done(Verb.SEAL),
+        reasons.DISKS_COPIED: done(Verb.COPY),
+        reasons.TARGET_ACTIVE: done(Verb.ACTIVATE),
         reasons.AWAITING_DECISION: Told(Status.TRUE, reasons.NOT_DECIDED, message) if awaiting else _WAITING,
         reasons.CONFIRM_BLOCKED: blocked,
     }
 
 
-def _going_back(spec: PlacementSpec) -> Mapping[str, Told]:
+def _going_back(move: Move, trouble: Trouble | None) -> Mapping[str, Told]:
     """What came before Back was told: it stays."""
-    decided = Told(Status.FALSE, reasons.DECIDED, DecisionValue.REVERT)
+    if move.decision is None:
+        failed = Told(Status.FALSE, move.attempts[-1].reason, move.attempts[-1].message)
+        return {reasons.TARGET_ACTIVE: failed, reasons.AWAITING_DECISION: failed, reasons.CONFIRM_BLOCKED: _QUIET}
+    decided = Told(Status.FALSE, reasons.DECIDED, move.decision.value)
     return {
         reasons.TARGET_ACTIVE: decided,
         reasons.AWAITING_DECISION: decided,
         reasons.CONFIRM_BLOCKED: _QUIET,
-        reasons.REVERTED: _progress(spec, Verb.SEAL) if migration.state_of(spec, Verb.SEAL) == StepState.FAILED else _IN_PROGRESS,
+        reasons.REVERTED: _IN_PROGRESS if trouble is None else Told(Status.FALSE, trouble.reason, trouble.message),
     }
 
 
-def _progress(spec: PlacementSpec, verb: Verb) -> Told:
-    step = ledger.last(spec, verb)
-    if step is None or step.epoch != spec.epoch:
+def _why_back(move: Move) -> str:
+    return "it is reverted" if move.decision is not None else f"rolling back: {move.attempts[-1].message}"[:MESSAGE_LENGTH]
+
+
+def _progress(step: Step | None) -> Told:
+    if step is None:
         return _WAITING
     if step.state == StepState.SUCCEEDED:
         return _DONE
     if step.error is not None:
         return Told(Status.FALSE, step.error.reason, step.error.message)
-    return Told(Status.FALSE, reasons.IN_PROGRESS, f"{verb} is asked of {step.node}")
-
-
-def _attention(spec: PlacementSpec, trouble: Trouble | None) -> Told:
-    seen = stopped(spec) or trouble
-    return _QUIET if seen is None else Told(Status.TRUE, seen.reason, seen.message)
+    return Told(Status.FALSE, reasons.IN_PROGRESS, f"{step.verb} is asked of {step.node}")
 
 
 def _transfer(of: Migration, spec: PlacementSpec, tasks: Iterable[HostTask]) -> Transfer | None:
     """What the Copy has moved: from the ledger, from the task that runs, or as it was told last."""
-    step = ledger.last(spec, Verb.COPY)
-    if step is not None and step.epoch == spec.epoch:
+    step = None if spec.move is None else forward.step_of(spec, spec.move, Verb.COPY)
+    if step is not None:
         if step.result is not None and step.result.bytes_copied is not None:
             copied = step.result.bytes_copied
             return Transfer(bytes_total=copied, bytes_done=copied, digest=step.result.digest)
@@ -225,9 +245,12 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble 
     """A Migration that has given up the lock. A Confirm ends only when the source's copy is gone."""
     confirmed = entry.outcome == Outcome.CONFIRMED
     discarding = [copy.node for copy in spec.copies if copy.discard is not None and copy.migration_uid == entry.migration_uid]
-    value = entry.decision.value if entry.decision is not None else entry.reason
+    if entry.decision is None:
+        decided = Told(Status.FALSE, entry.reason, entry.message)
+    else:
+        decided = Told(Status.FALSE, reasons.DECIDED, entry.decision.value)
     conditions = {
-        reasons.AWAITING_DECISION: Told(Status.FALSE, reasons.DECIDED, value),
+        reasons.AWAITING_DECISION: decided,
         reasons.CONFIRM_BLOCKED: _QUIET,
         reasons.NEEDS_ATTENTION: _QUIET,
     }
@@ -244,14 +267,12 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble 
     else:
         ends = Told(Status.TRUE, entry.reason, entry.message)
         won = Status.TRUE if confirmed else Status.FALSE
-        conditions |= {
-            reasons.CONFIRMED if confirmed else reasons.REVERTED: Told(Status.TRUE, reasons.DONE, entry.message),
-            reasons.FINISHED: ends,
-            reasons.SUCCEEDED: Told(won, entry.reason, entry.message),
-        }
-        phase = MigrationPhase.CONFIRMED if confirmed else MigrationPhase.REVERTED
+        conditions |= {reasons.FINISHED: ends, reasons.SUCCEEDED: Told(won, entry.reason, entry.message)}
+        if (reached := _REACHED.get(entry.outcome)) is not None:
+            conditions[reached] = Told(Status.TRUE, reasons.DONE, entry.message)
+        phase = MigrationPhase(entry.outcome)
         status = _with(of, phase, conditions, now, finished_at=entry.time)
-    return dataclasses.replace(status, decision=entry.decision)
+    return dataclasses.replace(status, decision=entry.decision, attempts=entry.attempts)
 
 
 def _discard_trouble(spec: PlacementSpec, entry: Settled, trouble: Trouble | None) -> Told:
@@ -268,8 +289,9 @@ def _with(
     of: Migration, phase: MigrationPhase, conditions: Mapping[str, Told], now: datetime, *, finished_at: datetime | None = None
 ) -> MigrationStatus:
     """What was told before, with this; every condition is of the newest generation, or `kubectl wait` would wait for it."""
-    before = of.status or MigrationStatus(phase=phase)
-    generation = of.metadata.generation
+    before, generation = of.status, of.metadata.generation
+    if before is None:
+        before, conditions = MigrationStatus(phase=phase), {**_NOT_BEGUN, **conditions}
     kept = tell(tuple(dataclasses.replace(c, observed_generation=generation) for c in before.conditions), conditions, generation, now)
     return dataclasses.replace(
         before, phase=phase, observed_generation=generation, conditions=kept, finished_at=before.finished_at or finished_at

@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
 from kubeferry.api.migration import Migration
-from kubeferry.api.placement import LockKind, Placement, PlacementSpec
+from kubeferry.api.placement import Direction, LockKind, Placement, PlacementSpec
 from kubeferry.api.task import HostTask, HostTaskSpec, TaskPhase, Verb
-from kubeferry.core import ledger, migration
+from kubeferry.core import ledger
+from kubeferry.core.forward import kept_without_holder
 from kubeferry.core.observed import Host, NewTask, Observed, Stranger
 
 UNANSWERED_AFTER = timedelta(minutes=2)
@@ -15,16 +16,14 @@ UNANSWERED_AFTER = timedelta(minutes=2)
 UNFINISHED_AFTER = {
     # It copies whole disks: at 100 MiB/s, the pace of one hard disk, an hour is some 350 GiB.
     Verb.CREATE: timedelta(hours=1),
-    Verb.COPY: timedelta(hours=1),
     # They copy nothing: what they wait for is the API server and libvirt, and either is in trouble if it takes minutes.
     Verb.START: timedelta(minutes=5),
-    Verb.PREPARE: timedelta(minutes=1),
-    Verb.PREFLIGHT: timedelta(minutes=2),
-    Verb.SEAL: timedelta(minutes=1),  # after the time that the guest gets to shut down
-    Verb.ACTIVATE: timedelta(minutes=5),
+    Verb.SEAL: timedelta(minutes=2),  # after the time that the guest gets to shut down
+    Verb.STOP: timedelta(minutes=2),  # the same
+    Verb.ACTIVATE: timedelta(minutes=2),
     Verb.DISCARD: timedelta(minutes=2),
 }
-"""When a human is told of a task that its agent has begun and not ended."""
+"""When a human is told of a task that its agent has begun and not ended; what is not named here has a deadline of its own."""
 STRANGER_AGAIN = timedelta(minutes=1)
 """How soon to look whether a stranger is gone: if it names another Placement or can't be read, its deletion does not wake this VM."""
 
@@ -48,22 +47,26 @@ def find(placement: Placement, observed: Observed, now: datetime) -> tuple[Troub
     return told, min((due - now for due, _ in filter(None, late) if due > now), default=None)
 
 
-def stopped(spec: PlacementSpec) -> Trouble | None:
-    """Whether a failure has stopped the migration that holds the VM's lock, and which."""
-    step = migration.stopped(spec)
-    if step is None:
+def failing(spec: PlacementSpec) -> Trouble | None:
+    """Whether the way back, or a deletion, does not come on: what its hosts refuse is asked again, for ever."""
+    back = spec.move is not None and spec.move.direction == Direction.BACK
+    deletion = spec.lock is not None and spec.lock.kind == LockKind.DELETION
+    step = ledger.failed(spec, Verb.SEAL, Verb.ACTIVATE) if back or deletion else None
+    if step is None or step.epoch != spec.epoch:
         return None
     reason, seen = (reasons.INTERNAL_ERROR, "no reason was told") if step.error is None else (step.error.reason, step.error.message)
-    return Trouble(reason, f"{step.verb} on {step.node} failed: {seen}. The migration has stopped here, and touches nothing more")
+    return Trouble(reason, f"{step.verb} on {step.node} failed: {seen}. It is asked again; every copy is kept until then")
 
 
 def gone(spec: PlacementSpec, holder: Migration | None) -> Trouble | None:
     """Whether the Migration that holds the VM's lock is not there any more."""
     if spec.lock is None or spec.lock.kind != LockKind.MIGRATION or holder is not None:
         return None
+    if spec.move is None or not kept_without_holder(spec, spec.move):
+        return None
     message = (
-        f"Migration {spec.lock.namespace}/{spec.lock.name} (uid {spec.lock.uid}) holds the VM, but is gone although it was protected, has "
-        f"ended, or names another VM by now: no further step is asked of any host, and no copy is touched"
+        f"Migration {spec.lock.namespace}/{spec.lock.name} (uid {spec.lock.uid}) holds the VM, but is gone although it was protected: "
+        f"no further step is asked of any host, and no copy is touched"
     )
     return Trouble(reasons.MIGRATION_GONE, message)
 
@@ -104,9 +107,12 @@ def _late(asked: NewTask, task: HostTask | None, host: Host | None, now: datetim
     if (host is None or not host.lease_fresh) and (silent := _silent(asked, host, created)) is not None:
         return silent
     if task is not None and task.status is not None and task.status.phase == TaskPhase.RUNNING:
+        if verb not in UNFINISHED_AFTER:
+            return None
         begun = task.status.started_at or created
-        grace = timedelta(seconds=0 if asked.spec.seal is None else asked.spec.seal.shutdown_timeout_seconds)
-        may_go_on = ": large disks may take longer, and it may go on" if verb in (Verb.CREATE, Verb.COPY) else ""
+        stops = asked.spec.seal or asked.spec.stop
+        grace = timedelta(seconds=0 if stops is None else stops.shutdown_timeout_seconds)
+        may_go_on = ": large disks may take longer, and it may go on" if verb == Verb.CREATE else ""
         message = (
             f"{verb} was begun by the agent of {node} at {begun:%Y-%m-%d %H:%M:%S} UTC and has not ended{may_go_on}; "
             f"see `kubectl get computenode {node} -o yaml` and the log of that agent"

@@ -1,4 +1,4 @@
-"""A VM's life: placed, created, started, moved. One step from what was observed to what is to be written."""
+"""A VM's life: placed, created, started, moved, deleted. One step from what was observed to what is to be written."""
 
 import dataclasses
 from datetime import datetime, timedelta
@@ -6,57 +6,107 @@ from datetime import datetime, timedelta
 from kubeferry.api import reasons
 from kubeferry.api.migration import Migration
 from kubeferry.api.names import FINALIZER, GROUP
-from kubeferry.api.placement import Copy, PlacementSpec, Step, StepState, VirtualMachineReference
+from kubeferry.api.placement import Copy, Placement, PlacementSpec, StepState, VirtualMachineReference
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import VirtualMachine
-from kubeferry.core import discards, ledger, migration, project, project_migration, trouble
+from kubeferry.core import deletion, discards, forward, guards, history, ledger, migration, project, project_migration, trouble
 from kubeferry.core.domain import SpecError, pinned_node, render
+from kubeferry.core.limits import LIMITS, Limits
 from kubeferry.core.observed import CreatePlacement, Observed, ReplacePlacement, TellMigration, VmDecision
 
 UNPLACED_RETRY = timedelta(seconds=10)
 
 
-def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
+def step(observed: Observed, now: datetime, fresh_id: str, limits: Limits = LIMITS) -> VmDecision:
     """What to write next for one VM.
 
     Args:
         observed: what was read; the Placement consistently, in this pass.
         now: the time, in UTC.
         fresh_id: an id that was never used, for an epoch that may begin here.
+        limits: how long is waited, and how often something is tried.
     """
     vm, placement = observed.vm, observed.placement
-    if vm is None:  # gone although protected: what is there runs on, and nothing is concluded from its absence
-        return VmDecision()
+    if vm is None:
+        # Gone although protected: what is there runs on, and nothing is concluded from its absence.
+        return VmDecision(remove_placement=placement is not None and deletion.done(placement.spec))
     if placement is None:
         return _unplaced(vm, observed, now, fresh_id)
     settled = migration.forget_told(ledger.settle(placement, observed.tasks, now), observed)
-    wanted, again = _wanted(settled, observed, now, fresh_id)
-    wanted, later = discards.work_off(wanted, now)
-    if wanted != placement.spec:
-        return VmDecision(placement=ReplacePlacement(wanted))
-    if (taken := migration.take(placement.spec, observed, now, fresh_id)) is not None:
-        return taken
-    found, due = trouble.find(placement, observed, now)
-    found = found or trouble.gone(placement.spec, migration.holder(placement.spec, observed))
-    told = _tell(placement.spec, observed, found, now)
-    in_the_way = {stranger.wanted.name for stranger in observed.strangers}
+    if (seen := history.diverged(settled, observed)) is not None:
+        return _halted(vm, placement, settled, observed, trouble.Trouble(reasons.HISTORY_DIVERGED, seen), now)
+    following = _following(settled, observed, now, fresh_id, limits)
+    if following.spec != placement.spec:
+        written = ReplacePlacement(following.spec, guards.cas(placement))
+        return VmDecision(placement=written, migrations=_report(observed, now))
+    if following.place is not None:
+        return VmDecision(place=following.place)
+    if (taken := migration.take(placement, observed, now, fresh_id)) is not None:
+        return dataclasses.replace(taken, migrations=_report(observed, now))
+    return _told(vm, placement, observed, following.again, now)
+
+
+def _following(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str, limits: Limits) -> forward.Next:
+    """The Placement with what comes next in the VM's life, or in whatever holds it, and with the discards that are due."""
+    following = _next(spec, observed, now, fresh_id, limits)
+    if deletion.holds(following.spec) and not all(copy.discard for copy in following.spec.copies):
+        return following
+    wanted, again = discards.work_off(following.spec, now)
+    return dataclasses.replace(following, spec=wanted, again=_soonest(following.again, again))
+
+
+def _next(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str, limits: Limits) -> forward.Next:
+    if observed.vm is not None and deletion.wanted(spec, observed):
+        return forward.Next(deletion.taken_over(spec, observed.vm, now, fresh_id))
+    if deletion.holds(spec):
+        wanted, again = deletion.advance(spec, observed, now)
+        return forward.Next(wanted, again=again)
+    if spec.lock is not None:
+        return forward.advance(spec, observed, now, fresh_id, limits)
+    if observed.vm is not None and observed.vm.metadata.deletion_timestamp is not None:
+        return forward.Next(_held(spec))
+    wanted, again = _advance(spec, now)
+    return forward.Next(wanted, again=again)
+
+
+def _halted(
+    vm: VirtualMachine, placement: Placement, settled: PlacementSpec, observed: Observed, found: trouble.Trouble, now: datetime
+) -> VmDecision:
+    """What its hosts answer is still written down and told; nothing is asked of any host."""
+    if settled != placement.spec:
+        return VmDecision(placement=ReplacePlacement(settled, guards.cas(placement)))
     return VmDecision(
-        tasks=tuple(new for new in ledger.missing(placement, observed.tasks) if new.name not in in_the_way),
-        forget=ledger.recorded(placement.spec, observed.tasks),
         status=project.placed(vm, placement.spec, observed.host(placement.spec.node_name), found, now),
-        migrations=told,
-        release_migrations=_done_with(placement.spec, observed),
-        requeue_after=_soonest(again, later, due, _unseen(placement.spec, observed), _ending(told)),
+        migrations=_tell(placement.spec, observed, found, now),
     )
 
 
-def _wanted(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str) -> tuple[PlacementSpec, timedelta | None]:
-    """The Placement with what comes next in the VM's life, or in the migration that holds it; and when to look again."""
-    if spec.lock is not None:
-        return migration.advance(spec, observed, now, fresh_id), None
-    if observed.vm is not None and observed.vm.metadata.deletion_timestamp is not None:
-        return _held(spec), None
-    return _advance(spec, now)
+def _told(vm: VirtualMachine, placement: Placement, observed: Observed, again: timedelta | None, now: datetime) -> VmDecision:
+    """The tasks that the ledger wants, and what people are told."""
+    spec = placement.spec
+    found, due = trouble.find(placement, observed, now)
+    found = found or trouble.failing(spec) or trouble.gone(spec, migration.holder(spec, observed))
+    told = _tell(spec, observed, found, now)
+    in_the_way = {stranger.wanted.name for stranger in observed.strangers}
+    return VmDecision(
+        tasks=tuple(new for new in ledger.missing(placement, observed.tasks) if new.name not in in_the_way),
+        forget=ledger.recorded(spec, observed.tasks),
+        status=project.placed(vm, spec, observed.host(spec.node_name), found, now),
+        migrations=told,
+        release_migrations=_done_with(spec, observed),
+        release=deletion.done(spec) and FINALIZER in vm.metadata.finalizers,
+        requeue_after=_soonest(again, due, _unseen(spec, observed), _ending(told)),
+    )
+
+
+def _report(observed: Observed, now: datetime) -> tuple[TellMigration, ...]:
+    """What the scheduling pass found, told before the Placement is written: after that nobody knows it any more."""
+    choice = observed.choice
+    asked = next((m for m in observed.migrations if choice is not None and m.metadata.uid == choice.migration_uid), None)
+    if choice is None or asked is None:
+        return ()
+    status = project_migration.scheduled(asked, choice, now)
+    return () if status == asked.status else (TellMigration(asked, status),)
 
 
 def _tell(spec: PlacementSpec | None, observed: Observed, found: trouble.Trouble | None, now: datetime) -> tuple[TellMigration, ...]:
@@ -164,12 +214,5 @@ def _advance(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedel
         if last.state == StepState.PENDING:
             return spec, None
         if last.state != StepState.SUCCEEDED:
-            return _again(spec, last, now)
+            return ledger.again(spec, last, now)
     return spec, None
-
-
-def _again(spec: PlacementSpec, failed: Step, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
-    due = ledger.retry_due(sum(s.verb == failed.verb and s.state != StepState.SUCCEEDED for s in spec.steps), failed, now)
-    if due > now:
-        return spec, due - now
-    return ledger.ask(spec, failed.verb, failed.node, failed.host_id, now), None

@@ -10,19 +10,36 @@ class Weigher(Protocol):
 
     name: str
     """Of the row in the table of weighers."""
-    multiplier: int
-    """What its weight counts beside those of the others."""
 
     def weigh(self, candidate: Candidate) -> int:
         """How good the node is, in whatever unit: more is better."""
 
 
 class Ram:
-    """More free memory is better, so VMs spread (Nova's RAMWeigher, its ram_weight_multiplier)."""
+    """More free memory is better, so VMs spread (Nova's RAMWeigher)."""
 
     name = "RAM"
-    multiplier = 1
 
     def weigh(self, candidate: Candidate) -> int:
         """Bytes of memory that no copy holds; below zero where more is held than is there."""
-        return candidate.memory - candidate.memory_held
+        return candidate.memory.free
+
+
+class Cpu:
+    """More free CPUs are better (Nova's CPUWeigher)."""
+
+    name = "CPU"
+
+    def weigh(self, candidate: Candidate) -> int:
+        """Virtual CPUs that no copy holds; below zero where more are held than are there."""
+        return candidate.cpu.free
+
+
+class Disk:
+    """More free room for disks is better (Nova's DiskWeigher)."""
+
+    name = "Disk"
+
+    def weigh(self, candidate: Candidate) -> int:
+        """Bytes of disk that are free, and not awaited by a copy that is being filled; below zero where more are awaited."""
+        return candidate.disk.free

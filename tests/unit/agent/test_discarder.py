@@ -23,7 +23,7 @@ from kubeferry.agent.storage.trash import move_to_trash
 from kubeferry.api import reasons
 from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
-from kubeferry.core import host
+from kubeferry.core import transitions
 from kubeferry.core.journal import Journal, JournalDisk, JournalStep, Reserved
 
 OWN = {"kernel": b"kernel", "root.raw": b"root" * 1000, "data.raw.part": b"half", "console.log": b"now", "console.log.0": b"then"}
@@ -96,7 +96,7 @@ async def test_a_discarded_copy_lies_in_the_trash_and_only_its_epoch_is_left(cop
     assert (copy.trash / "root.raw").stat().st_ino == inode
     assert {path.stat().st_nlink for path in copy.trash.iterdir()} == {1}
     assert not copy.directory.exists()
-    assert gone == host.bury(copy.journal) == copy.rig.journal()
+    assert gone == transitions.bury(copy.journal) == copy.rig.journal()
     assert (gone.role, gone.epoch, gone.created, gone.domain) == (Role.GONE, EPOCH, (), None)
 
 

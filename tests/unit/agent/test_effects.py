@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 from agent_rig import HOST_ID, Rig, begins, ended
-from builders import NOON, UID
+from builders import UID
+from migration_rig import move, running, sealed, word
 
 from kubeferry.agent.errors import RefusedError
+from kubeferry.agent.interruption import Interruption
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.sender import Sent
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus, SshEndpoint
 from kubeferry.api.meta import Meta
-from kubeferry.api.placement import Copy, Direction, Lock, LockKind, Move, Step, StepState
+from kubeferry.api.placement import Direction
 from kubeferry.api.role import Role
-from kubeferry.api.task import DiscardMode, HostTaskSpec, TaskPhase, TaskProgress, Verb
+from kubeferry.api.task import DiscardMode, HostTaskSpec, Proof, ProofKind, TaskPhase, TaskProgress, Verb
 from kubeferry.core.journal import Journal, JournalStep
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvvoOpHJXl5V6rsXCTpBQLsMTZhJH8yJ1xlZ7mJ6FJq"
@@ -51,32 +53,6 @@ def others(rig: Rig) -> Others:
     made = Others()
     rig.effects._outbound = made  # type: ignore[assignment]
     return made
-
-
-async def move(rig: Rig, *, source: str = "a", target: str = "b", direction: Direction = Direction.FORWARD, **changes: Any) -> None:
-    """A migration has taken the VM's lock: epoch 2, or 3 if it goes back."""
-    spec = (await rig.placement()).spec
-    held = Move(direction=direction, source=source, target=target, domain=spec.domain, bytes=1 << 20, shutdown_timeout_seconds=60)
-    epoch = 2 if direction == Direction.FORWARD else 3
-    copies = tuple(Copy(node=node, host_id=f"host-{node}", epoch_id="e1") for node in (source, target))
-    lock = Lock(kind=LockKind.MIGRATION, namespace="shop", name="move", uid="m-1")
-    lineage = ("e3", "e2", "e1")[3 - epoch :]
-    await rig.change(**({"epoch": epoch, "lineage": lineage, "lock": lock, "move": held, "copies": copies, "steps": ()} | changes))
-
-
-async def running(rig: Rig) -> str:
-    """The VM runs here, and its guest listens to the power button; its domain's XML."""
-    await rig.created()
-    await rig.ask(Verb.START)
-    assert rig.runs()
-    rig.hypervisor.listen(UID)
-    return rig.hypervisor.xml(UID)
-
-
-def proved(verb: Verb, node: str, epoch: int) -> Step:
-    return Step(
-        seq=1, verb=verb, node=node, host_id=f"host-{node}", epoch=epoch, state=StepState.SUCCEEDED, started_at=NOON, finished_at=NOON
-    )
 
 
 async def verified(rig: Rig) -> None:
@@ -155,13 +131,6 @@ async def test_a_copy_is_released_once_the_target_has_it(rig: Rig, others: Other
     assert rig.journal().role == Role.RELEASED
 
 
-async def sealed(rig: Rig) -> str:
-    xml = await running(rig)
-    await move(rig)
-    await rig.ask(Verb.SEAL)
-    return xml
-
-
 async def test_a_copy_that_broke_leaves_the_source_sealed_and_is_begun_anew(rig: Rig, others: Others) -> None:
     await sealed(rig)
     others.error = TransferError(reasons.TRANSFER_BROKEN, "cut", retryable=True)
@@ -204,31 +173,31 @@ async def test_how_far_a_copy_is_stands_in_the_task_while_it_runs_and_not_after(
 
 async def test_a_target_whose_copy_is_whole_starts_the_vm_with_the_sources_word(rig: Rig) -> None:
     await verified(rig)
-    await move(rig, source="b", target="a", node_name="a", host_id=HOST_ID, steps=(proved(Verb.COPY, "b", 2),))
-    assert ended(await rig.ask(Verb.ACTIVATE)) == "Running"
+    await move(rig, source="b", target="a", node_name="a", host_id=HOST_ID)
+    assert ended(await rig.ask(Verb.ACTIVATE, word(ProofKind.RELEASED, 2))) == "Running"
     assert (rig.journal().role, rig.runs()) == (Role.ACTIVE, True)
 
 
-@pytest.mark.parametrize("steps", [(), (proved(Verb.SEAL, "b", 2),)], ids=["no-word", "another-word"])
-async def test_without_the_sources_word_a_whole_copy_is_not_started(rig: Rig, steps: tuple[Step, ...]) -> None:
+@pytest.mark.parametrize("proof", [None, word(ProofKind.SEALED, 2)], ids=["no-word", "another-word"])
+async def test_without_the_sources_word_a_whole_copy_is_not_started(rig: Rig, proof: Proof | None) -> None:
     await verified(rig)
-    await move(rig, source="b", target="a", node_name="a", host_id=HOST_ID, steps=steps)
-    assert ended(await rig.ask(Verb.ACTIVATE)) == reasons.REFUSED_BY_ROLE
+    await move(rig, source="b", target="a", node_name="a", host_id=HOST_ID)
+    assert ended(await rig.ask(Verb.ACTIVATE, proof)) == reasons.REFUSED_BY_ROLE
     assert (rig.journal().role, rig.runs()) == (Role.VERIFIED, False)
 
 
 async def test_an_activate_that_comes_too_late_finds_the_gate_shut(rig: Rig) -> None:
     await verified(rig)
-    await move(rig, source="b", target="a", node_name="", host_id="", steps=(proved(Verb.COPY, "b", 2),))
-    assert ended(await rig.ask(Verb.ACTIVATE)) == reasons.GATE_SHUT
+    await move(rig, source="b", target="a", node_name="", host_id="")
+    assert ended(await rig.ask(Verb.ACTIVATE, word(ProofKind.RELEASED, 2))) == reasons.GATE_SHUT
     assert not rig.runs()
 
 
 async def test_a_source_that_gave_up_its_right_takes_it_back_with_proof(rig: Rig, others: Others) -> None:
     await sealed(rig)
     await rig.ask(Verb.COPY)
-    await move(rig, direction=Direction.BACK, steps=(proved(Verb.SEAL, "b", 3),))
-    assert ended(await rig.ask(Verb.ACTIVATE)) == "Running"
+    await move(rig, direction=Direction.BACK)
+    assert ended(await rig.ask(Verb.ACTIVATE, word(ProofKind.SEALED, 3))) == "Running"
     assert (rig.journal().role, rig.journal().epoch, rig.runs()) == (Role.ACTIVE, 3, True)
 
 
@@ -300,9 +269,9 @@ async def test_a_guest_gets_as_long_to_shut_down_as_the_migration_says(rig: Rig,
     graces: list[int] = []
     seal = rig.effects._sealer.seal
 
-    async def noting(journal: Journal, grace: int) -> Journal:
-        graces.append(grace)
-        return await seal(journal, grace)
+    async def noting(journal: Journal, interruption: Interruption) -> Journal:
+        graces.append(journal.step.grace_seconds)
+        return await seal(journal, interruption)
 
     monkeypatch.setattr(rig.effects._sealer, "seal", noting)
     await sealed(rig)

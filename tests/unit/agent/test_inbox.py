@@ -35,14 +35,14 @@ def test_tasks_come_in_the_order_in_which_they_were_asked_and_go_when_they_have_
     assert inbox.of(UID) == ()
 
 
-def test_a_task_of_an_older_epoch_comes_first_whatever_its_number() -> None:
+def test_a_task_of_an_older_epoch_comes_last_whatever_its_number() -> None:
     create, start = two_tasks()
     old = dataclasses.replace(start, spec=dataclasses.replace(start.spec, epoch=1, seq=9))
     new = dataclasses.replace(create, spec=dataclasses.replace(create.spec, epoch=2, seq=3))
     inbox = Inbox()
     inbox.put(new)
     inbox.put(old)
-    assert [(t.spec.epoch, t.spec.seq) for t in inbox.of(UID)] == [(1, 9), (2, 3)]
+    assert [(t.spec.epoch, t.spec.seq) for t in inbox.of(UID)] == [(2, 3), (1, 9)]
 
 
 def test_late_news_that_a_task_is_gone_does_not_lose_the_one_that_bears_its_name_now() -> None:

@@ -23,7 +23,7 @@ from kubeferry.api import reasons
 from kubeferry.api.domain import Domain
 from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
-from kubeferry.core import host
+from kubeferry.core import transitions
 from kubeferry.core.journal import Journal, JournalStep, Reserved
 
 GIB = 1 << 30
@@ -102,7 +102,7 @@ async def test_nothing_is_journaled_of_what_the_host_lacks(rig: Rig, changes: di
 async def test_copies_that_are_gone_take_no_place_in_the_inventory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reserver_module, "INVENTORY_LENGTH", 2)
     for number in range(3):
-        rig.journals.write(host.bury(dataclasses.replace(wanted(rig), uid=f"gone-{number}", role=Role.DELETING)))
+        rig.journals.write(transitions.bury(dataclasses.replace(wanted(rig), uid=f"gone-{number}", role=Role.DELETING)))
     await reserver(rig).reserve(wanted(rig), lambda _, __: 0)
     rig.journals.write(dataclasses.replace(wanted(rig), uid="second"))
     assert await refusal(rig, wanted(rig, "third")) == reasons.INVENTORY_FULL

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.hypervisor import HypervisorCalls
+from kubeferry.agent.interruption import Interruption
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.sealer import END_WITHIN, LOOK_EVERY, PRESS_EVERY, Sealer
 from kubeferry.agent.stopped import StopProof
@@ -76,22 +77,22 @@ def guest(life: Life) -> Guest:
     return Guest(life)
 
 
-def sealing(rig: Rig) -> Journal:
+def sealing(rig: Rig, grace: int = 0) -> Journal:
     """The VM's journal as the role table wants it written."""
-    step = JournalStep(seq=7, verb=Verb.SEAL)
+    step = JournalStep(seq=7, verb=Verb.SEAL, grace_seconds=grace)
     return Journal(uid=UID, epoch=3, epoch_id="e3", role=Role.SEALING, step=step, domain=rig.domain())
 
 
 async def seal(rig: Rig, guest: FakeHypervisor, life: Life, grace: int) -> Journal:
     calls = HypervisorCalls(guest, callers=2)
     sealer = Sealer(rig.journals, calls, StopProof(rig.machine, calls), life.clock, life.pause)
-    return await sealer.seal(sealing(rig), grace)
+    return await sealer.seal(sealing(rig, grace), Interruption())
 
 
 async def test_a_guest_that_listens_shuts_down_at_once_and_is_not_forced(rig: Rig, guest: Guest, life: Life) -> None:
     guest.listen(UID)
     sealed = await seal(rig, guest, life, 60)
-    assert sealed == dataclasses.replace(sealing(rig), role=Role.SEALED)
+    assert sealed == dataclasses.replace(sealing(rig, 60), role=Role.SEALED)
     assert (guest.presses, guest.destroyed) == ([0.0], [])
     assert life.pauses == [LOOK_EVERY]
 
@@ -156,7 +157,7 @@ async def test_a_journal_that_can_not_be_written_leaves_the_guest_alone(rig: Rig
     calls = HypervisorCalls(guest, callers=2)
     lost = JournalStore(rig.path / "nowhere")
     with pytest.raises(Exception, match="nowhere"):
-        await Sealer(lost, calls, StopProof(rig.machine, calls), life.clock, life.pause).seal(journal, 5)
+        await Sealer(lost, calls, StopProof(rig.machine, calls), life.clock, life.pause).seal(journal, Interruption())
     assert (guest.presses, guest.destroyed) == ([], [])
     assert guest.domains() == {UID: True}
 
@@ -230,7 +231,7 @@ async def test_how_it_ended_and_how_long_that_took_is_logged(
         guest.listen(UID)
     with capture_logs() as logs:
         await seal(rig, guest, life, grace)
-    told = [entry for entry in logs if entry["event"] == "VM sealed"]
+    told = [entry for entry in logs if entry["event"] == "VM stopped"]
     assert [(entry["how"], entry["seconds"], entry["grace_seconds"]) for entry in told] == [(how, seconds, grace)]
 
 
@@ -238,5 +239,5 @@ async def test_a_journal_without_a_domain_is_a_defect(rig: Rig, guest: Guest, li
     calls = HypervisorCalls(guest, callers=2)
     sealer = Sealer(rig.journals, calls, StopProof(rig.machine, calls), life.clock, life.pause)
     with pytest.raises(ValueError, match="has no domain"):
-        await sealer.seal(dataclasses.replace(sealing(rig), domain=None), 5)
+        await sealer.seal(dataclasses.replace(sealing(rig), domain=None), Interruption())
     assert guest.domains() == {UID: True}

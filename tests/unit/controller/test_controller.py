@@ -9,11 +9,12 @@ import kopf
 import pytest
 from fake_cluster import FakeServer
 from manual_clock import ManualClock
-from samples import node_status, vm_body
+from samples import migration_body, node_status, vm_body
 from structlog.typing import EventDict
 
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
 from kubeferry.api.meta import Meta
+from kubeferry.api.migration import Migration
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER, SYSTEM_NAMESPACE
 from kubeferry.api.placement import Placement
@@ -31,6 +32,7 @@ from kubeferry.kube.server import Ref
 
 VM = Ref(endpoint(VirtualMachine), "web-0", "shop")
 LEASE_LIST = f"list Lease {SYSTEM_NAMESPACE}/*"
+MOVE = Ref(endpoint(Migration), "move", "shop")
 NODE = Ref(endpoint(ComputeNode), "n1")
 
 
@@ -180,6 +182,33 @@ async def test_a_node_that_falls_silent_wakes_its_vms(controller: Controller, se
     clock.advance(10)
     await settle()
     assert f"get Placement {uid}" in server.requests
+
+
+async def test_a_pass_is_run_as_it_is_configured(
+    server: FakeServer, clock: ManualClock, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "boottime", clock.time)
+    scheduler = {"filters": ["Memory"], "reserved": {"memory": "8Gi"}}
+    controller = Controller(server, ControllerSettings.model_validate({"scheduler": scheduler}), clock)
+    await controller.start()
+    await agent.beat()
+    clock.advance(10)
+    await settle()
+    applied = dict(await server.create(VM, vm_body()))
+    controller.saw(VirtualMachine, event("ADDED", applied))
+    await settle()
+    for verb, state in ((Verb.CREATE, TaskState.CREATED), (Verb.START, TaskState.RUNNING)):
+        controller.saw(HostTask, event("MODIFIED", await agent.answer(verb, state)))
+        await settle()
+    uid = applied["metadata"]["uid"]
+    epoch_id = load(Placement, server.objects[Ref(endpoint(Placement), uid)]).spec.epoch_id
+    copy = {"uid": uid, "state": "Running", "role": "ACTIVE", "epoch": 1, "epochId": epoch_id, "allocated": 1}
+    controller.saw(ComputeNode, event("MODIFIED", await agent.tell(inventory=[copy])))
+    controller.saw(Migration, event("ADDED", dict(await server.create(MOVE, migration_body("move")))))
+    await settle()
+    await controller.stop()
+    told = {each["type"]: each["message"] for each in server.objects[MOVE]["status"]["conditions"]}
+    assert "1 InsufficientMemory (n1: 0 of 0 memory free, 64Mi asked)" in told["Scheduled"]
 
 
 async def test_two_controllers_at_once_make_one_placement_and_one_task(

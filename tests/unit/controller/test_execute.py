@@ -105,7 +105,9 @@ async def test_a_placement_is_replaced_at_the_version_that_was_read(
     executor: Executor, server: FakeServer, vm: VirtualMachine, placement: Placement
 ) -> None:
     wanted = dataclasses.replace(placement.spec, seq=7)
-    assert await executor.execute(observed(vm, placement), VmDecision(placement=ReplacePlacement(wanted)))
+    assert await executor.execute(
+        observed(vm, placement), VmDecision(placement=ReplacePlacement(wanted, placement.metadata.resource_version))
+    )
     stored = server.objects[Ref(endpoint(Placement), placement.metadata.name)]
     assert (stored["spec"]["seq"], stored["metadata"]["finalizers"]) == (7, [FINALIZER])
 
@@ -115,7 +117,8 @@ async def test_a_placement_written_meanwhile_is_not_overwritten_and_it_is_decide
 ) -> None:
     await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, seq=3))
     assert await executor.execute(
-        observed(vm, placement), VmDecision(placement=ReplacePlacement(dataclasses.replace(placement.spec, seq=7)))
+        observed(vm, placement),
+        VmDecision(placement=ReplacePlacement(dataclasses.replace(placement.spec, seq=7), placement.metadata.resource_version)),
     )
     assert server.objects[Ref(endpoint(Placement), placement.metadata.name)]["spec"]["seq"] == 3
 

@@ -12,16 +12,33 @@ from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.model import load
 from kubeferry.api.node import Node
 from kubeferry.api.placement import Placement
-from kubeferry.controller import placer as module
+from kubeferry.api.scheduling import RankedNode, RejectedNodes, Scheduling, Weight
 from kubeferry.controller.placer import Placer
+from kubeferry.controller.scheduler_settings import SchedulerSettings
 from kubeferry.controller.store import Store
 from kubeferry.core.observed import Choice, Place
 from kubeferry.kube.leases import LeaseWatch
 from kubeferry.scheduling.filters import Reject
+from kubeferry.scheduling.registry import FILTER_NAMES
 from kubeferry.scheduling.snapshot import Candidate, Request
 
 GIB = 1 << 30
-PLACE = Place(migration_uid="move-1", vm_uid="vm-1", source="a", target=None, attempted=frozenset(), holders=frozenset(), memory=GIB)
+PLACE = Place(
+    migration_uid="move-1",
+    vm_uid="vm-1",
+    source="a",
+    target=None,
+    attempted=frozenset(),
+    holders=frozenset(),
+    memory=GIB,
+    cpus=1,
+    bytes=GIB,
+)
+
+
+def disk(free: int) -> dict[str, Any]:
+    """The file system of a node of 100 GiB, that many of them free."""
+    return {"path": "/i", "total": 100 * GIB, "free": free * GIB, "filesystemId": "fs1"}
 
 
 class Bench:
@@ -32,7 +49,10 @@ class Bench:
         self.leases = LeaseWatch()
         self.now = 0.0
         self.versions = 0
-        self.placer = Placer(store, self.leases, lambda: self.now)
+        self.placer = self.made()
+
+    def made(self, **settings: Any) -> Placer:
+        return Placer(self.store, self.leases, lambda: self.now, SchedulerSettings.model_validate(settings).profile())
 
     def stored(self, body: dict[str, Any], name: str) -> dict[str, Any]:
         self.versions += 1
@@ -48,9 +68,11 @@ class Bench:
         self.leases.saw(dict.fromkeys(names, "then"), self.now)
         self.leases.saw(dict.fromkeys(names, "now"), self.now)
 
-    def vm(self, uid: str, *nodes: str, memory: int) -> None:
+    def vm(self, uid: str, *nodes: str, cpus: int = 1, memory: int = 1, size: int = 1, target: str | None = None, **move: Any) -> None:
+        """A VM with copies on these nodes; on the move to `target`, if that is told."""
         disk = {"name": "root", "format": "raw", "capacity": 1, "source": {"hostPath": {"path": "/r"}}}
-        domain = {"uuid": uid, "name": "x", "architecture": "amd64", "machineType": "pc", "cpuCores": 1, "memory": memory}
+        domain = {"uuid": uid, "name": "x", "architecture": "amd64", "machineType": "pc", "cpuCores": cpus, "memory": memory}
+        domain |= {"kernelBoot": {"kernelPath": "/k"}, "disks": [disk]}
         spec = {
             "virtualMachine": {"apiGroup": "g", "kind": "k", "namespace": "shop", "name": uid, "uid": uid},
             "epoch": 1,
@@ -58,14 +80,25 @@ class Bench:
             "nodeName": nodes[0],
             "hostId": "h",
             "running": True,
-            "domain": domain | {"kernelBoot": {"kernelPath": "/k"}, "disks": [disk]},
+            "domain": domain,
             "seq": 0,
             "copies": [{"node": node, "hostId": f"h-{node}", "epochId": "e1"} for node in nodes],
         }
+        if target is not None:
+            spec["lock"] = {"kind": "Migration", "namespace": "shop", "name": f"{uid}-move", "uid": f"move-of-{uid}"}
+            forward = {"direction": "Forward", "source": nodes[0], "target": target, "domain": domain, "bytes": size}
+            spec["move"] = forward | {"shutdownTimeoutSeconds": 60, "copyTries": 0} | move
         self.store.put(Placement, self.stored({"spec": spec}, uid))
 
     def place(self, **changes: Any) -> Choice:
         return self.placer.place(dataclasses.replace(PLACE, **changes))
+
+    def refused(self, node: str, **changes: Any) -> str:
+        """Why that node can't be taken."""
+        choice = self.place(target=node, **changes)
+        assert choice.node is None
+        (said,) = [part for part in choice.message.split("1 Insufficient") if f"({node}: " in part]
+        return said[said.index(": ") + 2 : said.index(")")]
 
 
 @pytest.fixture
@@ -82,16 +115,122 @@ def bench(store: Store) -> Bench:
 
 def test_the_node_with_the_most_memory_that_no_copy_holds_is_chosen(bench: Bench) -> None:
     bench.vm("vm-2", "b", memory=GIB)
-    assert bench.place() == Choice("move-1", "c", "2 of 3 nodes are feasible: 1 IsSource (a: the VM is there already)")
+    choice = bench.place()
+    assert (choice.migration_uid, choice.node) == ("move-1", "c")
+    assert choice.message == "2 of 3 nodes are feasible: 1 IsSource (a: the VM is there already)"
     bench.vm("vm-3", "a", "c", memory=2 * GIB)
     assert bench.place().node == "b", "a copy holds memory on every node where it lies"
 
 
-def test_memory_is_what_the_agent_tells_and_none_if_it_tells_of_none(bench: Bench) -> None:
-    bench.host("b", memory=9 * GIB)
-    assert bench.place().node == "b"
-    bench.host("b", memory=None)
+def test_the_node_with_the_most_free_disk_or_cpus_is_chosen_where_memory_is_alike(bench: Bench) -> None:
+    bench.host("c", instances=disk(free=91))
     assert bench.place().node == "c"
+    bench.vm("vm-2", "c", cpus=2)
+    bench.host("c")
+    assert bench.place().node == "b"
+
+
+@pytest.mark.parametrize(
+    ("untold", "says"),
+    [
+        ({"cpu": None}, "its agent does not tell of its CPUs, 1 asked"),
+        ({"memory": None}, "its agent does not tell of its memory, 1Gi asked"),
+        ({"instances": None}, "its agent does not tell of its disk, 1Gi asked"),
+    ],
+    ids=["CPUs", "memory", "disk"],
+)
+def test_a_node_that_does_not_tell_what_it_has_is_not_taken(bench: Bench, untold: dict[str, Any], says: str) -> None:
+    bench.host("b", **untold)
+    assert bench.refused("b") == says
+
+
+def test_cpus_are_given_four_times_and_held_on_both_nodes_of_a_vm_on_the_move(bench: Bench) -> None:
+    bench.vm("vm-2", "b", "c", cpus=13, target="c")
+    assert [bench.place(target=node, cpus=3).node for node in "bc"] == ["b", "c"], "4 CPUs, 16 are given, 13 are held"
+    assert [bench.refused(node, cpus=4) for node in "bc"] == ["3 of 16 CPUs free, 4 asked: 13 held by shop/vm-2-move"] * 2
+    assert bench.refused("b", cpus=5) == "it has 4 processors, no VM gets more CPUs there, 5 asked"
+
+
+def test_memory_is_given_once_and_held_on_both_nodes_of_a_vm_on_the_move(bench: Bench) -> None:
+    bench.vm("vm-2", "b", "c", memory=5 * GIB, target="c", awaitingSince="2026-01-01T00:00:00Z")
+    bench.vm("vm-3", "b", memory=GIB)
+    assert bench.place(memory=3 * GIB).node == "c"
+    assert bench.refused("b", memory=3 * GIB) == (
+        "2Gi of 8Gi memory free, 3Gi asked: 5Gi held by shop/vm-2-move, awaiting its decision since 2026-01-01, 1Gi held by shop/vm-3"
+    )
+
+
+def test_a_copy_that_is_being_filled_takes_all_that_it_needs_of_its_node_and_of_no_other(bench: Bench) -> None:
+    bench.vm("vm-2", "b", "c", size=60 * GIB, target="c")
+    assert [bench.place(target=node, bytes=30 * GIB).node for node in "bc"] == ["b", "c"]
+    assert bench.place(target="b", bytes=31 * GIB).node == "b"
+    assert bench.refused("c", bytes=31 * GIB) == "30Gi of 100Gi disk free, 31Gi asked: 60Gi held by shop/vm-2-move"
+
+
+@pytest.mark.parametrize(
+    "move", [{"direction": "Back"}, {"awaitingSince": "2026-01-01T00:00:00Z"}], ids=["goes back", "awaits its decision"]
+)
+def test_a_copy_that_is_not_being_filled_takes_only_what_the_file_system_tells_of(bench: Bench, move: dict[str, Any]) -> None:
+    bench.vm("vm-2", "b", "c", size=60 * GIB, target="c", **move)
+    assert bench.place(target="c", bytes=90 * GIB).node == "c"
+    assert bench.place(target="c", bytes=90 * GIB + 1).node is None
+
+
+def test_who_holds_disk_is_told_by_what_its_files_occupy(bench: Bench) -> None:
+    def item(uid: str, allocated: int | None) -> dict[str, Any]:
+        return {"uid": uid, "state": "Stopped", "role": "SEALED", "epoch": 1, "epochId": "e1"} | (
+            {"allocated": allocated} if allocated is not None else {}
+        )
+
+    bench.vm("vm-2", "b", "c", target="c", awaitingSince="2026-01-01T00:00:00Z")
+    bench.vm("vm-3", "b")
+    bench.vm("vm-4", "b")
+    told = [item("vm-2", 30 * GIB), item("vm-3", 31 * GIB), item("vm-4", None), item("unclaimed", 99 * GIB)]
+    bench.host("b", instances=disk(free=5), inventory=told)
+    assert bench.refused("b", bytes=6 * GIB) == (
+        "5Gi of 100Gi disk free, 6Gi asked: 31Gi held by shop/vm-3, 30Gi held by shop/vm-2-move, awaiting its decision since 2026-01-01"
+    )
+
+
+def test_the_copies_of_the_vm_itself_do_not_keep_it_from_a_node(bench: Bench) -> None:
+    bench.placer = bench.made(filters=["CPU", "Memory", "Disk"], weighers={"RAM": 1, "CPU": 0, "Disk": 0})
+    bench.vm("vm-1", "a", "b", cpus=16, memory=8 * GIB, size=90 * GIB, target="b")
+    everything = {"cpus": 4, "memory": 8 * GIB, "bytes": 90 * GIB}
+    assert [bench.place(vm_uid="vm-1", **everything).report.feasible, bench.place(vm_uid="vm-2", **everything).report.feasible] == [3, 1]
+    assert [each.score for each in bench.place(vm_uid="vm-1").report.ranking] == [0, 0, 0], "nor make a node a worse one"
+
+
+def test_ratios_and_reserves_are_those_of_the_configuration(bench: Bench) -> None:
+    bench.placer = bench.made(
+        allocationRatios={"cpu": 1.5, "memory": 0.5, "disk": 1.2}, reserved={"cpu": 2, "memory": "2Gi", "disk": "10Gi"}
+    )
+    assert bench.place(cpus=3, memory=3 * GIB, bytes=98 * GIB).node == "b", "CPUs (4 - 2) * 1.5; memory (8 - 2) * 0.5"
+    assert bench.refused("b", cpus=4) == "3 of 3 CPUs free, 4 asked"
+    assert bench.refused("b", memory=3 * GIB + 1) == "3Gi of 3Gi memory free, 3.1Gi asked"
+    assert bench.refused("b", bytes=98 * GIB + 1) == "98Gi of 108Gi disk free, 98.1Gi asked", "(100 - 10) * 1.2, 10 are taken"
+
+
+def test_a_filter_that_is_left_out_rejects_nothing(bench: Bench) -> None:
+    bench.placer = bench.made(filters=[name for name in FILTER_NAMES if name != "SourceNode"])
+    assert bench.place(target="a").node == "a", "its agent refuses with UnableToMigrateToSelf"
+
+
+def test_multipliers_are_those_of_the_configuration(bench: Bench) -> None:
+    bench.vm("vm-2", "b", memory=GIB)
+    bench.placer = bench.made(weighers={"RAM": -1})
+    assert bench.place().node == "b", "below zero they pack"
+
+
+def test_the_report_tells_what_the_pass_found(bench: Bench) -> None:
+    bench.vm("vm-2", "b", memory=GIB)
+    nothing = tuple(Weight(name=name, weight=0) for name in ("RAM", "CPU", "Disk"))
+    more = tuple(Weight(name=name, weight=weight) for name, weight in (("RAM", 1000), ("CPU", 1000), ("Disk", 0)))
+    assert bench.place().report == Scheduling(
+        evaluated=3,
+        feasible=2,
+        rejected=(RejectedNodes(reason="IsSource", count=1, nodes=("a",)),),
+        ranking=(RankedNode(node="c", score=2000, weights=more), RankedNode(node="b", score=0, weights=nothing)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +242,8 @@ def test_memory_is_what_the_agent_tells_and_none_if_it_tells_of_none(bench: Benc
     ],
 )
 def test_what_the_migration_asks_for_and_knows_reaches_the_filters(bench: Bench, asked: dict[str, Any], says: str) -> None:
-    assert bench.place(**asked) == Choice("move-1", None, f"0 of 3 nodes are feasible: {says}")
+    choice = bench.place(**asked)
+    assert (choice.node, choice.message) == (None, f"0 of 3 nodes are feasible: {says}")
 
 
 def test_a_pinned_target_is_chosen(bench: Bench) -> None:
@@ -173,11 +313,20 @@ def test_a_pass_is_logged_with_what_each_filter_left_what_each_node_weighs_and_w
         "log_level": "info",
         "migration_uid": "move-1",
         "candidates": 3,
-        "left": {"Ready": 3, "Schedulable": 3, "TargetNode": 3, "Retry": 3, "StaleCopy": 3, "SourceNode": 2},
-        "weights": {"c": {"RAM": 1000}, "b": {"RAM": 0}},
+        "left": dict.fromkeys(FILTER_NAMES[:5], 3) | dict.fromkeys(("SourceNode", "CPU", "Memory", "Disk"), 2),
+        "weights": {"c": {"RAM": 1000, "CPU": 1000, "Disk": 0}, "b": {"RAM": 0, "CPU": 0, "Disk": 0}},
         "node": "c",
+        "score": 2000,
         "explanation": choice.message,
     }
+
+
+def test_a_pass_without_a_winner_is_logged_too(bench: Bench, logs: list[EventDict]) -> None:
+    bench.now = 41
+    choice = bench.place()
+    (line,) = logs
+    assert (line["candidates"], line["left"]) == (3, dict.fromkeys(FILTER_NAMES, 0))
+    assert (line["weights"], line["node"], line["score"], line["explanation"]) == ({}, None, None, choice.message)
 
 
 def test_the_weights_of_ten_nodes_are_logged_at_most(bench: Bench, logs: list[EventDict]) -> None:
@@ -199,10 +348,9 @@ class Failing:
         raise KeyError("zone") if candidate.name != "c" else ValueError("c")
 
 
-def test_a_filter_that_fails_is_logged_once_for_each_error_and_its_nodes_are_not_taken(
-    bench: Bench, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "FILTERS", (Failing(),))
+def test_a_filter_that_fails_is_logged_once_for_each_error_and_its_nodes_are_not_taken(bench: Bench, logs: list[EventDict]) -> None:
+    profile = dataclasses.replace(SchedulerSettings().profile(), filters=(Failing(),))
+    bench.placer = Placer(bench.store, bench.leases, lambda: 0.0, profile)
     assert bench.place().node is None
     told = [(line["filter"], line["error"], line["nodes"]) for line in logs if line["log_level"] == "error"]
     assert told == [("Failing", "KeyError('zone')", ["a", "b"]), ("Failing", "ValueError('c')", ["c"])]

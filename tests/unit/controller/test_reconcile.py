@@ -15,6 +15,7 @@ from kubeferry.api.migration import Migration
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Placement
+from kubeferry.api.scheduling import Scheduling
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.execute import Executor
@@ -28,6 +29,9 @@ from kubeferry.kube.leases import LeaseWatch
 from kubeferry.kube.server import Ref
 
 
+REPORT = Scheduling(evaluated=0, feasible=0)
+
+
 class Chooser:
     """A scheduling pass that answers with the same node, and tells how many passes run at a time."""
 
@@ -37,7 +41,7 @@ class Chooser:
 
     def place(self, place: Place) -> Choice:
         self.asked.append(place)
-        return Choice(place.migration_uid, self.node, "why")
+        return Choice(place.migration_uid, self.node, "why", REPORT)
 
 
 def made_of(cluster: Cluster, store: Store, leases: LeaseWatch, step: Step, chooser: Chooser | None = None) -> Reconciler:
@@ -121,7 +125,9 @@ async def test_a_stranger_that_bears_a_tasks_name_is_told_until_it_is_gone(
     assert (attention(server).status, attention(server).reason) == ("False", reasons.AS_EXPECTED)
 
 
-PLACE = Place(migration_uid="m-1", vm_uid="vm-1", source="n1", target=None, attempted=frozenset(), holders=frozenset(), memory=1)
+PLACE = Place(
+    migration_uid="m-1", vm_uid="vm-1", source="n1", target=None, attempted=frozenset(), holders=frozenset(), memory=1, cpus=1, bytes=1
+)
 
 
 async def test_a_node_that_is_asked_for_is_chosen_by_the_pass_and_decided_with(server: FakeServer, cluster: Cluster, store: Store) -> None:
@@ -135,7 +141,7 @@ async def test_a_node_that_is_asked_for_is_chosen_by_the_pass_and_decided_with(s
 
     chooser = Chooser("n2")
     assert await made_of(cluster, store, LeaseWatch(), step, chooser).reconcile(vm.metadata.uid) == SOON
-    assert chosen == [None, Choice("m-1", "n2", "why")]
+    assert chosen == [None, Choice("m-1", "n2", "why", REPORT)]
     assert chooser.asked == [PLACE]
 
 

@@ -1,5 +1,6 @@
 """What was seen, which VM it belongs to, and what is no news."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from kubeferry.api.node import Node
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
-from kubeferry.controller.store import Store
+from kubeferry.controller.store import PlacedOn, Store
 
 DOMAIN = {
     "uuid": "vm-1",
@@ -25,6 +26,9 @@ DOMAIN = {
     "kernelBoot": {"kernelPath": "/k"},
     "disks": [{"name": "root", "format": "raw", "capacity": 1, "source": {"hostPath": {"path": "/r"}}}],
 }
+
+MOVE = {"direction": "Forward", "source": "n1", "target": "n2", "domain": DOMAIN, "bytes": 7, "shutdownTimeoutSeconds": 60, "copyTries": 0}
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def stored(body: dict[str, Any], uid: str, version: int) -> dict[str, Any]:
@@ -42,9 +46,14 @@ def task(name: str = "t-1", vm: str = "vm-1", version: int = 1) -> dict[str, Any
 
 
 def placement(
-    vm: str = "vm-1", node: str = "n1", copies: tuple[str, ...] = (), version: int = 1, memory: int = 1, moved_memory: int | None = None
+    vm: str = "vm-1",
+    node: str = "n1",
+    copies: tuple[str, ...] = (),
+    version: int = 1,
+    lock: str | None = None,
+    move: dict[str, Any] | None = None,
+    **domain: int,
 ) -> dict[str, Any]:
-    domain = DOMAIN | {"memory": memory}
     spec = {
         "virtualMachine": {"apiGroup": "kubeferry.io", "kind": "VirtualMachine", "namespace": "shop", "name": "web-0", "uid": vm},
         "epoch": 1,
@@ -52,13 +61,14 @@ def placement(
         "nodeName": node,
         "hostId": "h1",
         "running": True,
-        "domain": domain,
+        "domain": DOMAIN | domain,
         "seq": 0,
         "copies": [{"node": copy, "hostId": f"host-of-{copy}", "epochId": "e1"} for copy in copies],
     }
-    if moved_memory is not None:
-        move = {"direction": "Forward", "source": "n1", "target": "n2", "domain": domain | {"memory": moved_memory}}
-        spec["move"] = move | {"bytes": 1, "shutdownTimeoutSeconds": 60, "copyTries": 0}
+    if lock is not None:
+        spec["lock"] = {"kind": lock, "namespace": "ops", "name": "web-0-move", "uid": "uid-of-move"}
+    if move is not None:
+        spec["move"] = MOVE | move
     return stored({"apiVersion": API_VERSION, "kind": "Placement", "metadata": {"name": vm}, "spec": spec}, f"placement-of-{vm}", version)
 
 
@@ -238,26 +248,74 @@ def test_nodes_are_held_by_name_and_wake_nothing(store: Store) -> None:
     assert [n.metadata.name for n in store.nodes()] == ["n1"]
 
 
-def test_every_copy_holds_memory_on_its_node(store: Store) -> None:
-    store.put(Placement, placement("vm-1", node="n1", copies=("n1", "n2"), memory=10))
-    store.put(Placement, placement("vm-2", node="n2", copies=("n2",), memory=5))
-    assert [store.memory_held(node) for node in ("n1", "n2", "n3")] == [10, 15, 0]
+def placed(store: Store, node: str) -> PlacedOn:
+    (found,) = store.placed(node)
+    return found
 
 
-@pytest.mark.parametrize(("memory", "moved", "held"), [(10, 20, 20), (20, 10, 20), (10, None, 10)])
+def test_a_placement_is_found_by_every_node_that_it_names(store: Store) -> None:
+    store.put(Placement, placement("vm-1", node="n1", copies=("n1", "n2")))
+    store.put(Placement, placement("vm-2", node="n2", copies=("n2",)))
+    store.put(Placement, placement("vm-3", node="n3"))
+    found = {node: {each.metadata.name for each in store.placed(node)} for node in ("n1", "n2", "n3", "n4")}
+    assert found == {"n1": {"vm-1"}, "n2": {"vm-1", "vm-2"}, "n3": {"vm-3"}, "n4": set()}
+
+
+@pytest.mark.parametrize(("now", "moved", "held"), [(10, 20, 20), (20, 10, 20), (10, None, 10)])
 def test_a_copy_holds_what_the_vm_runs_with_or_is_to_run_with_whichever_is_more(
-    store: Store, memory: int, moved: int | None, held: int
+    store: Store, now: int, moved: int | None, held: int
 ) -> None:
-    store.put(Placement, placement(copies=("n1", "n2"), memory=memory, moved_memory=moved))
-    assert [store.memory_held(node) for node in ("n1", "n2")] == [held, held]
+    for version, field in enumerate(("cpuCores", "memory"), start=1):
+        move = {"domain": DOMAIN | {field: moved}} if moved is not None else None
+        store.put(Placement, placement(copies=("n1", "n2"), version=version, lock="Migration", move=move, **{field: now}))
+        for node in ("n1", "n2"):
+            found = placed(store, node)
+            assert (found.cpus, found.memory) == ((held, 1) if field == "cpuCores" else (1, held))
 
 
 def test_a_copy_that_is_given_up_or_whose_placement_went_holds_nothing(store: Store) -> None:
     store.put(Placement, placement(node="n2", copies=("n1", "n2"), memory=10))
     store.put(Placement, placement(node="n2", copies=("n2",), memory=10, version=2))
-    assert [store.memory_held(node) for node in ("n1", "n2")] == [0, 10]
+    assert store.placed("n1") == ()
+    assert placed(store, "n2").memory == 10
     store.remove(Placement, placement(version=3))
-    assert store.memory_held("n2") == 0
+    assert store.placed("n2") == ()
+
+
+@pytest.mark.parametrize(
+    ("lock", "move", "holder", "since"),
+    [
+        (None, None, "shop/web-0", None),
+        ("Migration", {}, "ops/web-0-move", None),
+        ("Migration", {"awaitingSince": "2026-01-01T12:00:00Z"}, "ops/web-0-move", NOON),
+        ("Deletion", {"awaitingSince": "2026-01-01T12:00:00Z"}, "shop/web-0", None),
+    ],
+    ids=["nobody moves it", "on the move", "awaits its decision", "was deleted on the move"],
+)
+def test_who_holds_is_the_migration_that_has_the_lock_or_else_the_vm(
+    store: Store, lock: str | None, move: dict[str, Any] | None, holder: str, since: datetime | None
+) -> None:
+    store.put(Placement, placement(lock=lock, move=move))
+    assert (placed(store, "n1").holder, placed(store, "n1").awaiting_since) == (holder, since)
+
+
+@pytest.mark.parametrize(
+    ("lock", "move", "filled"),
+    [
+        ("Migration", {}, "n2"),
+        ("Migration", {"direction": "Back"}, None),
+        ("Migration", {"awaitingSince": "2026-01-01T12:00:00Z"}, None),
+        ("Deletion", {}, None),
+        (None, None, None),
+    ],
+    ids=["forward", "back", "awaits its decision", "deletion", "nobody moves it"],
+)
+def test_a_copy_is_being_filled_from_the_lock_until_the_decision_is_awaited(
+    store: Store, lock: str | None, move: dict[str, Any] | None, filled: str | None
+) -> None:
+    store.put(Placement, placement(copies=("n1", "n2"), lock=lock, move=move))
+    for node in ("n1", "n2"):
+        assert (placed(store, node).filled, placed(store, node).bytes) == (filled, 7 if filled else 0)
 
 
 def broken(body: dict[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from kubeferry.api.task import (
     ProofKind,
     SealParameters,
     StartParameters,
+    StopParameters,
     TaskState,
     Verb,
 )
-from kubeferry.core import guards, host
+from kubeferry.core import guards, host, transitions
 from kubeferry.core.host import Acknowledge, Act, Effect, Refuse
 from kubeferry.core.journal import Journal, JournalDisk, JournalStep
 
@@ -42,6 +43,7 @@ def task(verb: Verb, epoch: int = 2, epoch_id: str = "e2", host_id: str = HERE, 
     blocks: dict[Verb, object] = {
         Verb.CREATE: CreateParameters(domain=domain()),
         Verb.START: StartParameters(domain=domain()),
+        Verb.STOP: StopParameters(shutdown_timeout_seconds=60),
         Verb.PREPARE: PrepareParameters(source="b", domain=domain(), bytes=1 << 20),
         Verb.PREFLIGHT: PreflightParameters(target="b", target_host_id="host-b"),
         Verb.SEAL: SealParameters(shutdown_timeout_seconds=60),
@@ -68,10 +70,11 @@ def cell(role: Role, verb: Verb, at: str, proof: ProofKind | None = None) -> str
         case Refuse():
             return "-" if answer.reason == reasons.REFUSED_BY_ROLE else answer.reason
         case Acknowledge():
-            if answer.note is not None:
-                assert (answer.note.epoch, answer.note.epoch_id, answer.note.role) == (epoch, epoch_id, Role.GONE)
-            return f"ack {answer.state}"
-        case Act(effect=Effect.REACH):
+            if answer.note is None:
+                return f"ack {answer.state}"
+            assert (answer.note.epoch, answer.note.epoch_id, answer.note.step.seq) == (epoch, epoch_id, 5)
+            return f"{answer.note.role} ack {answer.state}"
+        case Act(effect=Effect.REACH | Effect.FINISH_SEAL):
             assert answer.journal == journal(role)
             return f"{answer.journal.role} {answer.effect}"
         case Act():
@@ -82,24 +85,38 @@ def cell(role: Role, verb: Verb, at: str, proof: ProofKind | None = None) -> str
 CELLS: dict[tuple[Role, Verb], tuple[str, str]] = {
     (Role.NONE, Verb.CREATE): ("INCOMING MakeDisks", "INCOMING MakeDisks"),
     (Role.NONE, Verb.PREPARE): ("INCOMING Reserve", "INCOMING Reserve"),
-    (Role.NONE, Verb.DISCARD): ("ack Gone", "ack Gone"),
+    (Role.NONE, Verb.SEAL): ("GONE ack Sealed", "GONE ack Sealed"),
+    (Role.NONE, Verb.DISCARD): ("GONE ack Gone", "GONE ack Gone"),
     (Role.GONE, Verb.CREATE): ("INCOMING MakeDisks", "INCOMING MakeDisks"),
     (Role.GONE, Verb.PREPARE): ("INCOMING Reserve", "INCOMING Reserve"),
-    (Role.GONE, Verb.DISCARD): ("ack Gone", "ack Gone"),
+    (Role.GONE, Verb.SEAL): ("GONE ack Sealed", "GONE ack Sealed"),
+    (Role.GONE, Verb.DISCARD): ("GONE ack Gone", "GONE ack Gone"),
     (Role.INCOMING, Verb.CREATE): ("INCOMING MakeDisks", "-"),
     (Role.INCOMING, Verb.PREPARE): ("-", "-"),  # without a source it is a Create's; with one, see below
+    (Role.INCOMING, Verb.SEAL): ("INCOMING ack Sealed", "INCOMING ack Sealed"),
+    (Role.INCOMING, Verb.DISCARD): ("DELETING Discard", "DELETING Discard"),
+    (Role.VERIFIED, Verb.SEAL): ("INCOMING ack Sealed", "INCOMING ack Sealed"),
+    (Role.VERIFIED, Verb.DISCARD): ("DELETING Discard", "DELETING Discard"),
     (Role.ACTIVE, Verb.CREATE): ("ack Created", "-"),
     (Role.ACTIVE, Verb.START): ("ACTIVE Start", "ACTIVE Start"),
+    (Role.ACTIVE, Verb.STOP): ("ACTIVE PowerOff", "ACTIVE PowerOff"),
     (Role.ACTIVE, Verb.PREPARE): (reasons.UNABLE_TO_MIGRATE_TO_SELF, reasons.UNABLE_TO_MIGRATE_TO_SELF),
     (Role.ACTIVE, Verb.PREFLIGHT): ("ACTIVE Reach", "ACTIVE Reach"),
     (Role.ACTIVE, Verb.SEAL): ("-", "SEALING Stop"),
     (Role.ACTIVE, Verb.ACTIVATE): ("ACTIVE Start", "ACTIVE Start"),
     (Role.SEALING, Verb.SEAL): ("SEALING Stop", "SEALING Stop"),
-    (Role.SEALED, Verb.SEAL): ("ack Sealed", "-"),
+    (Role.SEALING, Verb.ACTIVATE): ("-", "SEALING FinishSeal"),
+    (Role.SEALING, Verb.DISCARD): ("SEALING FinishSeal", "SEALING FinishSeal"),
+    (Role.SEALED, Verb.PREFLIGHT): ("SEALED Reach", "SEALED Reach"),
+    (Role.SEALED, Verb.SEAL): ("ack Sealed", "SEALED ack Sealed"),
     (Role.SEALED, Verb.COPY): ("SEALED Send", "-"),
+    (Role.SEALED, Verb.ACTIVATE): ("-", "ACTIVE Start"),
     (Role.SEALED, Verb.DISCARD): ("DELETING Discard", "DELETING Discard"),
+    (Role.RELEASED, Verb.SEAL): ("RELEASED ack Sealed", "RELEASED ack Sealed"),
     (Role.RELEASED, Verb.COPY): ("ack Released", "-"),
+    (Role.RELEASED, Verb.ACTIVATE): ("RELEASED ack Released", "RELEASED ack Released"),
     (Role.RELEASED, Verb.DISCARD): ("DELETING Discard", "DELETING Discard"),
+    (Role.DELETING, Verb.SEAL): ("DELETING ack Sealed", "DELETING ack Sealed"),
     (Role.DELETING, Verb.DISCARD): ("DELETING Discard", "DELETING Discard"),
 }
 """What becomes of the copy at the journal's epoch, and at a higher one; all other cells refuse."""
@@ -116,8 +133,8 @@ PROOFS = [
     pytest.param(Role.VERIFIED, ProofKind.RELEASED, "ACTIVE Start", "-", id="target-whose-source-has-released"),
     pytest.param(Role.VERIFIED, ProofKind.SEALED, "-", "-", id="target-with-the-proof-of-another-way"),
     pytest.param(Role.INCOMING, ProofKind.RELEASED, "-", "-", id="target-whose-copy-is-not-whole"),
-    pytest.param(Role.RELEASED, None, "-", "-", id="source-without-proof"),
-    pytest.param(Role.RELEASED, ProofKind.RELEASED, "-", "-", id="source-with-its-own-word"),
+    pytest.param(Role.RELEASED, None, "RELEASED ack Released", "RELEASED ack Released", id="source-without-proof"),
+    pytest.param(Role.RELEASED, ProofKind.RELEASED, "RELEASED ack Released", "RELEASED ack Released", id="source-with-its-own-word"),
     pytest.param(Role.RELEASED, ProofKind.SEALED, "ACTIVE Start", "ACTIVE Start", id="source-whose-target-is-sealed"),
     pytest.param(Role.RELEASED, ProofKind.FENCE, "ACTIVE Start", "ACTIVE Start", id="source-whose-target-is-fenced"),
     pytest.param(Role.GONE, ProofKind.SEALED, "-", "-", id="nothing-here"),
@@ -130,11 +147,43 @@ def test_the_right_to_start_moves_only_with_its_proof(role: Role, proof: ProofKi
 
 
 @pytest.mark.parametrize(
-    ("guard", "role"), [("activate_needs_release", Role.VERIFIED), ("proof_of_seal", Role.RELEASED)], ids=["target", "source"]
+    ("guard", "role", "verb", "becomes"),
+    [
+        pytest.param("activate_needs_release", Role.VERIFIED, Verb.ACTIVATE, "ACTIVE Start", id="target-without-proof"),
+        pytest.param("proof_of_seal", Role.RELEASED, Verb.ACTIVATE, "ACTIVE Start", id="source-without-proof"),
+        pytest.param("sealed_first", Role.ACTIVE, Verb.COPY, "ACTIVE Send", id="copy-of-a-vm-that-runs"),
+    ],
 )
-def test_without_its_guard_a_copy_would_start_without_proof(monkeypatch: pytest.MonkeyPatch, guard: str, role: Role) -> None:
-    monkeypatch.setattr(guards, guard, lambda task: True)
-    assert cell(role, Verb.ACTIVATE, "same") == "ACTIVE Start"
+def test_without_its_guard_a_cell_would_act(monkeypatch: pytest.MonkeyPatch, guard: str, role: Role, verb: Verb, becomes: str) -> None:
+    monkeypatch.setattr(guards, guard, lambda *_, **__: True)
+    assert cell(role, verb, "same") == becomes
+
+
+def test_without_its_guard_a_copy_that_is_not_whole_would_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "verified", lambda *, whole: True)
+    assert cell(Role.INCOMING, Verb.ACTIVATE, "same", ProofKind.RELEASED) == "ACTIVE Start"
+
+
+def test_the_gate_is_asked_for_a_start_without_a_task_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = dataclasses.replace(placement().spec, node_name="b")
+    assert host.gate(elsewhere, journal(Role.ACTIVE, 1, "e1"), "a", HERE, None) is not None
+    monkeypatch.setattr(guards, "gate_on_boot", lambda task: task is not None)
+    assert host.gate(elsewhere, journal(Role.ACTIVE, 1, "e1"), "a", HERE, None) is None
+
+
+def test_a_seal_journals_how_long_the_guest_gets() -> None:
+    answer = host.answer(task(Verb.SEAL, 3, "e3"), journal(Role.ACTIVE), lineage("e3", "e2", "e1"), HERE)
+    assert isinstance(answer, Act)
+    assert answer.journal.step == JournalStep(seq=5, verb=Verb.SEAL, grace_seconds=60)
+
+
+def test_a_seal_is_finished_at_its_own_epoch_so_that_what_is_asked_next_is_a_higher_one() -> None:
+    held = journal(Role.SEALING)
+    answer = host.answer(task(Verb.ACTIVATE, 3, "e3"), held, lineage("e3", "e2", "e1"), HERE)
+    assert answer == Act(held, Effect.FINISH_SEAL)
+    again = host.answer(task(Verb.ACTIVATE, 3, "e3"), transitions.seal(held), lineage("e3", "e2", "e1"), HERE)
+    assert isinstance(again, Act)
+    assert (again.journal.role, again.journal.epoch, again.effect) == (Role.ACTIVE, 3, Effect.START)
 
 
 def test_a_prepared_copy_knows_who_may_fill_it_and_is_acknowledged_again_only_at_its_epoch() -> None:
@@ -184,16 +233,18 @@ def test_a_discard_that_this_version_does_not_know_is_refused() -> None:
 
 def test_a_copy_that_is_gone_leaves_nothing_in_its_journal_but_its_epoch() -> None:
     full = dataclasses.replace(
-        host.reserve(host.note_created(journal(Role.DELETING), "root.raw"), 9), disks={"root": JournalDisk(inode=9)}, source="b"
+        transitions.reserve(transitions.note_created(journal(Role.DELETING), "root.raw"), 9),
+        disks={"root": JournalDisk(inode=9)},
+        source="b",
     )
-    gone = host.bury(full)
+    gone = transitions.bury(full)
     assert gone == Journal(uid=UID, epoch=2, epoch_id="e2", role=Role.GONE, step=full.step)
 
 
 def test_what_a_copy_becomes_is_told_by_its_journal() -> None:
-    assert host.seal(journal(Role.SEALING)).role == Role.SEALED
-    assert host.release(journal(Role.SEALED)).role == Role.RELEASED
-    verified = host.verify(journal(Role.INCOMING), {"root": JournalDisk(inode=9, digest="d")})
+    assert transitions.seal(journal(Role.SEALING)).role == Role.SEALED
+    assert transitions.release(journal(Role.SEALED)).role == Role.RELEASED
+    verified = transitions.verify(journal(Role.INCOMING), {"root": JournalDisk(inode=9, digest="d")})
     assert (verified.role, verified.disks["root"].digest) == (Role.VERIFIED, "d")
 
 
@@ -280,11 +331,13 @@ def test_a_task_whose_domain_is_another_vms_is_refused() -> None:
 
 
 def test_the_journal_of_a_created_copy_is_active_and_knows_its_disks() -> None:
-    made = host.activate(host.reserve(host.note_created(journal(Role.INCOMING), "root.raw"), 99), {"root": JournalDisk(inode=9)})
+    made = transitions.activate(
+        transitions.reserve(transitions.note_created(journal(Role.INCOMING), "root.raw"), 99), {"root": JournalDisk(inode=9)}
+    )
     assert (made.role, made.disks, made.created) == (Role.ACTIVE, {"root": JournalDisk(inode=9)}, ("root.raw",))
     assert made.reserved is not None
     assert (made.reserved.cpu, made.reserved.memory, made.reserved.disk) == (2, 512 << 20, 99)
-    assert host.note_created(made, "root.raw").created == ("root.raw",)
+    assert transitions.note_created(made, "root.raw").created == ("root.raw",)
 
 
 GATE = [

@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import pytest
 from move_life import DIGEST, FORWARD, Life
 
 from kubeferry.api import reasons
 from kubeferry.api.migration import MigrationPhase
-from kubeferry.api.task import HostTaskStatus, ProofKind, TaskPhase, Verb
+from kubeferry.api.task import ProofKind, Verb
 from kubeferry.core.observed import ReplacePlacement
 
 
@@ -104,33 +103,6 @@ def test_how_far_the_copy_is_is_told_while_it_runs_and_after_it() -> None:
     transfer = life.status().transfer
     assert transfer is not None
     assert (transfer.bytes_done, transfer.bytes_total, transfer.digest) == (5 << 20, 5 << 20, DIGEST)
-
-
-@pytest.mark.parametrize("verb", FORWARD)
-def test_a_failure_stops_it_where_it_stands_and_nothing_more_is_asked(verb: Verb) -> None:
-    life = Life()
-    life.go_on_to(verb)
-    life.answer(verb, reasons.STORAGE_ERROR)
-    stopped = life.spec
-    assert life.told(reasons.NEEDS_ATTENTION) == ("True", reasons.STORAGE_ERROR)
-    assert f"{verb} on" in life.whole(reasons.NEEDS_ATTENTION).message
-    assert life.of_vm(reasons.NEEDS_ATTENTION) == ("True", reasons.STORAGE_ERROR)
-    for wish in ("Confirm", "Revert"):
-        life.wish(wish)
-        life.step(3600)
-    assert life.spec == stopped
-    assert life.open() == []
-    assert life.told(reasons.FINISHED)[0] == "False"
-
-
-def test_a_task_that_was_superseded_stops_it_too() -> None:
-    life = Life()
-    life.go_on_to(Verb.SEAL)
-    seal = life.asked(Verb.SEAL)
-    life.tasks[seal.metadata.name] = dataclasses.replace(seal, status=HostTaskStatus(phase=TaskPhase.SUPERSEDED))
-    life.step()
-    assert life.open() == []
-    assert life.told(reasons.NEEDS_ATTENTION)[0] == "True"
 
 
 def test_a_lock_whose_migration_vanished_stands_and_says_so() -> None:

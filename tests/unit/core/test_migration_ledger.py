@@ -1,17 +1,16 @@
 """What a migration goes by: the ledger, the proofs, the domain, what was told before."""
 
 import dataclasses
-from typing import Any
 
 import pytest
 from builders import NOON, host, migration, vm
-from move_life import Life, discarding, running
+from move_life import REPORT, Life, discarding, running
 
 from kubeferry.api import reasons
 from kubeferry.api.placement import Copy, StepState
 from kubeferry.api.role import RunState
-from kubeferry.api.task import DiscardMode, DiskResult, HostTaskStatus, TaskPhase, TaskResult, TaskState, Verb
-from kubeferry.core import guards, ledger
+from kubeferry.api.task import DiscardMode, DiskResult, TaskResult, TaskState, Verb
+from kubeferry.core import guards
 from kubeferry.core.observed import Choice
 from kubeferry.core.vm import step
 
@@ -29,7 +28,7 @@ def test_the_answer_of_the_pass_to_another_migration_is_not_taken() -> None:
     life = Life()
     life.decide()
     life._write(life.decide())
-    decision = step(life.seen(Choice("uid-other", "c", "")), NOON, "e2")
+    decision = step(life.seen(Choice("uid-other", "c", "", REPORT)), NOON, "e2")
     assert decision.place is not None
     assert decision.placement is None
 
@@ -86,18 +85,6 @@ def test_the_target_runs_with_the_domain_of_the_move_and_the_vm_keeps_it_only_if
     assert life.spec.domain.cpu_cores == cores
 
 
-@pytest.mark.parametrize("changed", [{"epoch": 1}, {"state": StepState.PENDING}], ids=["of-an-older-epoch", "not-acknowledged"])
-def test_what_was_not_acknowledged_at_this_epoch_proves_nothing(changed: dict[str, Any]) -> None:
-    life = Life()
-    life.go_on_to(Verb.ACTIVATE)
-    steps = tuple(dataclasses.replace(s, **changed) if s.verb == Verb.COPY else s for s in life.spec.steps)
-    spec = dataclasses.replace(life.spec, steps=steps)
-    made = ledger.task(dataclasses.replace(life.placement, spec=spec), spec.steps[-1]).spec
-    assert made.verb == Verb.ACTIVATE
-    assert made.activate is not None
-    assert made.activate.proof is None
-
-
 def test_each_of_two_copies_that_are_to_go_is_asked_of_its_own_host() -> None:
     life = discarding()
     second = Copy(node="c", host_id="host-c", epoch_id="e1", discard=DiscardMode.TRASH)
@@ -118,18 +105,6 @@ def test_a_preflight_says_nothing_of_the_journals_epoch_and_a_seal_does() -> Non
     assert [c.epoch_id for c in life.spec.copies] == ["e1", "e2"]
     life.answer(Verb.SEAL)
     assert [c.epoch_id for c in life.spec.copies] == ["e2", "e2"]
-
-
-def test_a_seal_may_take_as_long_as_the_guest_gets_and_a_minute() -> None:
-    life = Life(migration(shutdownTimeoutSeconds=600))
-    life.go_on_to(Verb.SEAL)
-    seal = life.asked(Verb.SEAL)
-    status = HostTaskStatus(phase=TaskPhase.RUNNING, started_at=NOON)
-    life.tasks[seal.metadata.name] = dataclasses.replace(seal, status=status)
-    life.step(659)
-    assert life.told(reasons.NEEDS_ATTENTION)[0] == "False"
-    life.step(1)
-    assert life.told(reasons.NEEDS_ATTENTION) == ("True", reasons.TASK_UNFINISHED)
 
 
 def test_a_vm_that_moved_and_is_to_go_runs_on() -> None:

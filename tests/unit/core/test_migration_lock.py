@@ -173,8 +173,8 @@ def test_a_migration_that_is_deleted_while_it_waits_does_nothing() -> None:
     assert life.migrations["move"].status is None
 
 
-@pytest.mark.parametrize("until", [None, Verb.PREPARE, Verb.COPY], ids=["before-the-lock", "with-the-lock", "in-the-copy"])
-def test_one_that_is_deleted_goes_at_once_only_if_it_never_held_the_lock(until: Verb | None) -> None:
+@pytest.mark.parametrize("until", [None, Verb.PREPARE, Verb.COPY], ids=["before-the-lock", "before-the-seal", "in-the-copy"])
+def test_one_that_is_deleted_goes_at_once_only_if_the_vm_is_not_off_for_it(until: Verb | None) -> None:
     life = Life()
     if until is None:
         life.holds("a", state=RunState.STOPPED)
@@ -183,7 +183,7 @@ def test_one_that_is_deleted_goes_at_once_only_if_it_never_held_the_lock(until: 
         life.go_on_to(until)
     life._meta("move", deletion_timestamp=NOON)
     life.step()
-    assert life.migrations["move"].metadata.finalizers == (() if until is None else (FINALIZER,))
+    assert life.migrations["move"].metadata.finalizers == ((FINALIZER,) if until == Verb.COPY else ())
 
 
 def test_one_that_awaits_its_decision_and_is_deleted_is_still_decided_and_goes_once_that_is_durable() -> None:

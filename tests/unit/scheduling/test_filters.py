@@ -8,8 +8,8 @@ import pytest
 from kubeferry.api import reasons
 from kubeferry.api.node import Taint, TaintEffect
 from kubeferry.scheduling.filters import Filter, Ready, Reject, Retry, Schedulable, SourceNode, StaleCopy, TargetNode
-from kubeferry.scheduling.registry import FILTERS, WEIGHERS
-from kubeferry.scheduling.snapshot import Candidate, Request
+from kubeferry.scheduling.registry import FILTERS
+from kubeferry.scheduling.snapshot import Candidate, Request, Supply
 
 GOOD = Candidate(
     name="b",
@@ -18,10 +18,13 @@ GOOD = Candidate(
     hypervisor_ready=True,
     unschedulable=False,
     taints=(),
-    memory=100,
-    memory_held=0,
+    processors=2,
+    cpu=Supply(total=8, held=0),
+    memory=Supply(total=100, held=0),
+    disk=Supply(total=1000, held=0),
+    holders=(),
 )
-REQUEST = Request(vm_uid="vm-1", source="a", target=None, attempted=frozenset(), holders=frozenset(), memory=10)
+REQUEST = Request(vm_uid="vm-1", source="a", target=None, attempted=frozenset(), holders=frozenset(), cpus=1, memory=10, bytes=100)
 
 
 def taint(key: str, effect: str, value: str = "") -> Taint:
@@ -93,8 +96,3 @@ def test_a_node_is_rejected_with_its_reason(
 )
 def test_a_node_that_can_be_taken_passes(of: Filter, candidate: dict[str, Any], request_: dict[str, Any]) -> None:
     assert check(of, candidate, request_) is None
-
-
-def test_the_registry_lists_every_filter_and_weigher_in_the_order_of_the_table() -> None:
-    assert [of.name for of in FILTERS] == ["Ready", "Schedulable", "TargetNode", "Retry", "StaleCopy", "SourceNode"]
-    assert [of.name for of in WEIGHERS] == ["RAM"]

@@ -24,7 +24,7 @@ from kubeferry.agent.transfer.wire import Data, FileHeader, Request, broken
 from kubeferry.api import reasons
 from kubeferry.api.domain import Domain
 from kubeferry.api.role import Role
-from kubeferry.core import host
+from kubeferry.core import guards, host, transitions
 from kubeferry.core.journal import Journal, JournalDisk
 
 SYNC_EVERY = 128 << 20
@@ -191,7 +191,8 @@ class Landing:
             raise broken(f"digests of {', '.join(sorted(theirs))} came; one for each announced file was expected")
         alive = _every(ALIVE_EVERY, on_alive)
         ours = {part.header.name: self._read_back(filling.instance, part, alive) for part in filling.parts}
-        if wrong := [name for name in sorted(ours) if ours[name] != theirs[name]]:
+        wrong = [name for name in sorted(ours) if ours[name] != theirs[name]]
+        if not guards.verified(whole=not wrong):
             message = f"{', '.join(wrong)}: what was read back is not what was sent; see this host's and the source's kernel log"
             raise TransferError(reasons.DIGEST_MISMATCH, message, retryable=True)
         self._publish(filling, ours)
@@ -221,7 +222,7 @@ class Landing:
             raise StorageError(reasons.INSUFFICIENT_DISK, message)
 
     def _make(self, filling: _Filling, header: FileHeader) -> None:
-        self._journals.write(host.note_created(self._claim.journal(self._journals), header.name))
+        self._journals.write(transitions.note_created(self._claim.journal(self._journals), header.name))
         with storage_errors(f"make {filling.instance.path / header.name}"):
             fd = filling.instance.create(header.name + PART)
             self._stack.callback(os.close, fd)
@@ -256,7 +257,7 @@ class Landing:
             inodes = {part.header.name: os.fstat(part.fd).st_ino for part in filling.parts}
         images = {disk.name: disk_file(disk) for disk in journal.domain.disks}
         disks = {name: JournalDisk(inode=inodes[image], digest=digests[image]) for name, image in images.items()}
-        self._journals.write(host.verify(journal, disks))
+        self._journals.write(transitions.verify(journal, disks))
 
 
 def _check_announced(files: Sequence[FileHeader], domain: Domain) -> None:

@@ -164,19 +164,23 @@ class Outbound:
 
 
 class _Pace:
-    """Passes progress on: the first and the last, and in between every two seconds at most."""
+    """Passes progress on: the first, the last, and in between every two seconds at most; what moves no byte is a sign of life."""
 
     def __init__(self, clock: Callable[[], float], tell: Callable[[TaskProgress], None]) -> None:
         self._clock = clock
         self._tell = tell
         self._due = clock()
+        self._last: tuple[int, int] | None = None
+        self._signs = 0
 
     def __call__(self, done: int, total: int) -> None:
+        moved, self._last = self._last != (done, total), (done, total)
+        self._signs += not moved
         now = self._clock()
-        if now < self._due and done < total:
+        if now < self._due and not (moved and done == total):
             return
         self._due = now + PROGRESS_SECONDS
-        self._tell(TaskProgress(bytes_total=total, bytes_done=done))
+        self._tell(TaskProgress(bytes_total=total, bytes_done=done, signs=self._signs))
 
 
 def _request(task: HostTaskSpec) -> Request:

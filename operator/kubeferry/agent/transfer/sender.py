@@ -61,7 +61,7 @@ def make_directory(endpoint: SshEndpoint, identity: Path, request: Request) -> N
     """
     with connect(endpoint, identity) as transport, run(transport, MAKE_DIRECTORY) as line:
         line.send(message(request))
-        _expect(_answer(line, _never), AnswerState.MADE)
+        _expect(_answer(line, _go_on_always), AnswerState.MADE)
 
 
 def send(
@@ -81,7 +81,7 @@ def send(
         request: which copy is meant.
         directory: the VM's instance directory.
         names: of the files to send.
-        on_progress: told bytes sent and bytes to send, holes left out, at the start and after each frame.
+        on_progress: told bytes sent and bytes to send, holes left out, at the start, after each frame, and at each sign of life.
         stop: asked for each chunk, and for each sign of life of the target; True ends the copy.
 
     Raises:
@@ -91,12 +91,13 @@ def send(
     """
     _go_on(stop)
     with _opened(directory, names) as sources, connect(endpoint, identity) as transport, run(transport, RECEIVE) as line:
+        copy = _Copy(line, sources, on_progress, stop)
         line.send(message(_announcement(request, sources)))
-        answer = _answer(line, stop)
+        answer = _answer(line, copy.alive)
         if answer.state == AnswerState.VERIFIED:
             return Sent(0, None)
         _expect(answer, AnswerState.READY)
-        return _Copy(line, sources, on_progress, stop).run()
+        return copy.run()
 
 
 class _Copy:
@@ -123,11 +124,16 @@ class _Copy:
             if refusal is None:
                 raise
             raise refusal from error
-        answer = _answer(self._line, self._stop)
+        answer = _answer(self._line, self.alive)
         _expect(answer, AnswerState.VERIFIED)
         if answer.digest != (ours := combined(digests)):
             raise TransferError(reasons.DIGEST_MISMATCH, f"the target has read back {answer.digest}, {ours} was sent", retryable=True)
         return Sent(self._done, ours)
+
+    def alive(self) -> None:
+        """The target is at work, although no byte moves."""
+        _go_on(self._stop)
+        self._on_progress(self._done, self._total)
 
     def _file(self, index: int, source: _Source) -> str:
         """Send a file; its digest."""
@@ -196,10 +202,10 @@ def _check_unchanged(source: _Source) -> None:
         raise StorageError(reasons.SOURCE_UNUSABLE, message, retryable=True)
 
 
-def _answer(line: Line, stop: Callable[[], bool]) -> Answer:
+def _answer(line: Line, on_alive: Callable[[], None]) -> Answer:
     """The target's next answer; while it is at work, it says so."""
     while (got := line.receive()).type == FrameType.ALIVE:
-        _go_on(stop)
+        on_alive()
     return parse(Answer, got)
 
 
@@ -219,5 +225,5 @@ def _go_on(stop: Callable[[], bool]) -> None:
         raise broken("the copy was stopped at this host")
 
 
-def _never() -> bool:
-    return False
+def _go_on_always() -> None:
+    """The `on_alive` of what is short."""
