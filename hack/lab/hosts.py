@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab import network, paths
@@ -107,6 +108,15 @@ class Host:
         network.unplug(self._network, self._number, self._processes)
         send(init, signal.SIGKILL)
         self._is_gone(init)
+
+    @contextmanager
+    def slow(self, rate: str) -> Iterator[None]:
+        """Meanwhile it receives no more than so much, as tc(8) writes rates: `8mbit`."""
+        network.limit(self._network, self._number, rate, self._processes)
+        try:
+            yield
+        finally:
+            network.unlimit(self._network, self._number, self._processes)
 
     def shutdown(self) -> None:
         """End libvirtd, guests, sshd and agent by SIGTERM. Guests are ended as if by a pulled plug: shut them down before.

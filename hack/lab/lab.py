@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from lab import guest, mountpoint, packages, paths, removal, site, toolchain
 from lab.cluster import ADMIN, Cluster, Manifests
@@ -129,15 +129,15 @@ class Lab:
         """
         return self._content().kubeconfig(identity)
 
-    def start_controller(self) -> Process:
-        """Start the controller from the working tree.
+    def start_controller(self, **config: Any) -> Process:
+        """Start the controller from the working tree; `config` is what its configuration has beside the lab's own.
 
         Raises:
             LabError: it runs already.
         """
         if self._controller is None:
             self._controller = Controller(self._ground(), self._content())
-        return self._controller.start()
+        return self._controller.start(**config)
 
     def stop_controller(self) -> None:
         """End the controller by SIGTERM.

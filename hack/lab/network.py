@@ -137,6 +137,17 @@ def unplug(network: Network, number: int, processes: Processes) -> None:
     _batch(processes, f"link set {network.cable(number)} down")
 
 
+def limit(network: Network, number: int, rate: str, processes: Processes) -> None:
+    """Let a host receive no more than so much, as tc(8) writes rates: `8mbit`."""
+    cable = network.cable(number)
+    processes.run(["tc", "qdisc", "replace", "dev", cable, "root", "tbf", "rate", rate, "burst", "64kbit", "latency", "400ms"])
+
+
+def unlimit(network: Network, number: int, processes: Processes) -> None:
+    """Take a host's limit off."""
+    processes.run(["tc", "qdisc", "del", "dev", network.cable(number), "root"])
+
+
 def remove_link(name: str) -> bool:
     """Remove a link of the machine; False if there is none."""
     if not (LINKS / name).exists():

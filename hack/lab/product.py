@@ -30,14 +30,14 @@ class Controller:
         self._environment = ENVIRONMENT | _environment(cluster, "controller")
         self._process: Process | None = None
 
-    def start(self) -> Process:
-        """Start it.
+    def start(self, **config: Any) -> Process:
+        """Start it; `config` is what its configuration has beside the lab's own.
 
         Raises:
             LabError: it runs already.
         """
         _must_not_run(self._process, "the controller")
-        argv = _command(self._site, "controller", "controller", {"namespace": NAMESPACE, "logFormat": "json"})
+        argv = _command(self._site, "controller", "controller", {"namespace": NAMESPACE, "logFormat": "json"} | config)
         log = self._site.log("controller")
         self._process = self._site.processes.spawn("controller", argv, log, env=self._environment, cwd=paths.REPOSITORY)
         return self._process

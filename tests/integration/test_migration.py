@@ -12,7 +12,7 @@ from watcher import Watcher
 from kubeferry.api import reasons
 from lab.guest import heartbeats, read_file, wait_heartbeats
 from lab.lab import Lab
-from lab.steps import NotYet, run, wait_until
+from lab.steps import NotYet, wait_until
 
 
 def wait_asked(vm: Vm, verb: str) -> None:
@@ -277,31 +277,3 @@ def test_a_source_that_loses_power_while_a_decision_is_awaited_stays_silent_unti
     assert list(vm.processes()) == ["worker-3"]
     wait_one_copy(vm, "worker-3")
     assert not vm.directory(target).exists()
-
-
-@pytest.fixture
-def another_host_key(lab: Lab, tmp_path: Path) -> Iterator[None]:
-    """The sshd of worker-3 has a host key that its ComputeNode does not tell."""
-    key, other = lab.hosts["worker-3"].root / "state" / "ssh" / "host_key", tmp_path / "key"
-    own = key.read_bytes()
-    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other])
-    key.write_bytes(other.read_bytes())
-    lab.restart_sshd("worker-3")
-    yield
-    key.write_bytes(own)
-    lab.restart_sshd("worker-3")
-
-
-@pytest.mark.usefixtures("another_host_key")
-def test_a_target_with_another_host_key_than_it_told_stops_a_migration_while_the_vm_runs(lab: Lab, namespace: str) -> None:
-    vm = boot_vm(lab, namespace, "suspicious", "worker-1")
-    processes = vm.processes()
-    migration = migrate(vm, targetNode="worker-3")
-    migration.wait(reasons.NEEDS_ATTENTION, "True", reasons.SSH_HOST_KEY_MISMATCH)
-    assert migration.condition(reasons.PREPARED) == ("False", reasons.SSH_HOST_KEY_MISMATCH)
-    assert migration.condition(reasons.SOURCE_SEALED) == ("False", reasons.WAITING)
-    assert vm.processes() == processes
-    assert vm.placement()["nodeName"] == "worker-1"
-    assert "Seal" not in [step["verb"] for step in vm.placement()["steps"]]
-    vm.wait(reasons.READY, "True", reasons.RUNNING)
-    assert vm.condition(reasons.NEEDS_ATTENTION) == ("True", reasons.SSH_HOST_KEY_MISMATCH)

@@ -147,6 +147,21 @@ class Migration(Told):
         what = f"{self.namespace}/{self.name}: {reasons.AWAITING_DECISION}"
         return wait_until(what, awaited, seconds=120, log=self.lab.log("controller"))
 
+    def in_mid_copy(self) -> int:
+        """Wait until part of the disks was sent, and not all; how many bytes.
+
+        Raises:
+            LabError: it does not get there.
+        """
+
+        def under_way() -> int:
+            transfer = self.status().get("transfer", {})
+            if not 0 < transfer.get("bytesDone", 0) < transfer.get("bytesTotal", 0):
+                raise NotYet(json.dumps(self.status()))
+            return int(transfer["bytesDone"])
+
+        return wait_until(f"{self.namespace}/{self.name} in mid-copy", under_way, seconds=60, log=self.lab.log("controller"))
+
     def end(self) -> tuple[str, str, str]:
         """Wait until it has ended; the phase, and status and reason of Succeeded."""
 

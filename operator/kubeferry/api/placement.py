@@ -121,6 +121,7 @@ class Copy:
     epoch_id: Annotated[Uid, Field(description="Id of the epoch of its last acknowledgement; never dropped while the copy is listed.")]
     discard: Annotated[DiscardMode | None, Field(description="Set when this copy is to go; absent: keep.")] = None
     migration_uid: Annotated[Uid | None, Field(description="The Migration that asked for the discard.")] = None
+    unsealed: Annotated[bool, Field(description="A fence stood for its Seal, which is asked of its host before the discard.")] = False
 
 
 @model

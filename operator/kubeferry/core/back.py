@@ -79,6 +79,9 @@ def _activate_source(spec: PlacementSpec, move: Move, sealed: Step, now: datetim
 
 def _back(spec: PlacementSpec, move: Move, target: Copy, now: datetime) -> PlacementSpec:
     """The VM runs on its source again: the lock is given up."""
+    sealed = ledger.at_epoch(spec, Verb.SEAL, target.host_id)
+    if sealed is not None and sealed.state != StepState.SUCCEEDED:
+        target = dataclasses.replace(target, unsealed=True)
     if move.decision is None:
         failed = move.attempts[-1]
         message = f"{failed.message}. The VM runs on {move.source} again, as before"

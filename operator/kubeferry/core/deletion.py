@@ -43,7 +43,7 @@ def taken_over(spec: PlacementSpec, vm: VirtualMachine, now: datetime, fresh_id:
     spec = guards.delete_clears_node(ledger.raise_epoch(spec, fresh_id))
     meta = vm.metadata
     lock = Lock(kind=LockKind.DELETION, namespace=meta.namespace, name=meta.name, uid=meta.uid)
-    spec = dataclasses.replace(spec, lock=lock, running=False)
+    spec = dataclasses.replace(spec, lock=lock)
     grace = vm.spec.template.spec.termination_grace_period_seconds
     for copy in spec.copies:
         spec = ledger.ask(spec, Verb.SEAL, copy.node, copy.host_id, now, grace=grace)

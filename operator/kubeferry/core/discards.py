@@ -3,10 +3,11 @@
 import dataclasses
 from datetime import datetime, timedelta
 
-from kubeferry.api import reasons
-from kubeferry.api.placement import Copy, PlacementSpec, Step, StepState
+from kubeferry.api.placement import PlacementSpec, StepState
 from kubeferry.api.task import Verb
 from kubeferry.core import guards, ledger
+
+_VERBS = (Verb.DISCARD, Verb.SEAL)
 
 
 def work_off(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
@@ -23,20 +24,14 @@ def work_off(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedel
     for copy in spec.copies:
         if not guards.discard_after_decision(spec, copy):
             continue
-        asked = (s for s in spec.steps if s.verb in (Verb.DISCARD, Verb.SEAL) and s.host_id == copy.host_id)
-        last = max(asked, key=lambda s: s.seq, default=None)
+        last = max((s for s in spec.steps if s.host_id == copy.host_id and s.verb in _VERBS), key=lambda s: s.seq, default=None)
         if last is not None and (last.verb, last.state) == (Verb.DISCARD, StepState.SUCCEEDED):
             spec = dataclasses.replace(spec, copies=tuple(c for c in spec.copies if c.host_id != copy.host_id))
         elif last is None or last.state == StepState.SUCCEEDED:
-            spec = ledger.ask(spec, Verb.DISCARD, copy.node, copy.host_id, now)
+            # A host that comes back after a fence holds its copy ACTIVE still, and an ACTIVE copy is never discarded.
+            first = copy.unsealed and last is None
+            spec = ledger.ask(spec, Verb.SEAL if first else Verb.DISCARD, copy.node, copy.host_id, now, grace=0 if first else None)
         elif last.state != StepState.PENDING:
-            spec, wait = _again(spec, copy, last, now)
+            spec, wait = ledger.again(spec, last, now)
             waits += [] if wait is None else [wait]
     return spec, min(waits, default=None)
-
-
-def _again(spec: PlacementSpec, copy: Copy, failed: Step, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
-    """What was refused is asked again; of a host that holds the copy ACTIVE still, one that came back after a fence, its Seal first."""
-    if failed.verb == Verb.DISCARD and failed.error is not None and failed.error.reason == reasons.REFUSED_BY_ROLE:
-        return ledger.ask(spec, Verb.SEAL, copy.node, copy.host_id, now, grace=0), None
-    return ledger.again(spec, failed, now)

@@ -14,4 +14,5 @@ def fenced(spec: PlacementSpec, copy: Copy, observed: Observed) -> bool:
     host = observed.host(copy.node)
     if host is None or host.fence is None or host.status.host_id != copy.host_id or host.lease_fresh is not False:
         return False
-    return guards.fence_boot(host) and guards.fence_reread(spec, copy.node, observed.live)
+    read = copy.node in observed.live or not guards.fence_reread(spec, copy.node)
+    return guards.fence_boot(host) and read

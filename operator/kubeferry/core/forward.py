@@ -126,7 +126,7 @@ class _Way:
             return ledger.ask(spec, Verb.COPY, source.node, source.host_id, self.now)
         if not self._asked(Verb.ACTIVATE) and guards.activate_needs_release(released=self._done(Verb.COPY)):
             return self._switched_over(source)
-        if self._done(Verb.ACTIVATE):
+        if self._asked(Verb.ACTIVATE) and guards.confirm_running(spec):
             return dataclasses.replace(spec, move=dataclasses.replace(self.move, awaiting_since=self.now))
         return spec
 

@@ -100,9 +100,9 @@ def back_clears_node(spec: PlacementSpec) -> PlacementSpec:
     return dataclasses.replace(spec, node_name="", host_id="")
 
 
-def fence_reread(spec: PlacementSpec, node: str, live: Collection[str]) -> bool:
-    """A fenced host's bootId is read after nodeName was cleared: `live` are the nodes that were read after this Placement."""
-    return spec.node_name == "" and node in live
+def fence_reread(spec: PlacementSpec, node: str) -> bool:
+    """Whether a fenced host's ComputeNode must be read after this Placement, which has cleared nodeName, before its fence counts."""
+    return True
 
 
 def fence_boot(host: Host) -> bool:

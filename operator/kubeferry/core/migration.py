@@ -219,8 +219,8 @@ def confirm_is_wished(spec: PlacementSpec, migrations: Iterable[Migration]) -> b
 def live_reads(spec: PlacementSpec, migrations: Iterable[Migration]) -> frozenset[str]:
     """The nodes whose ComputeNode must be read consistently, after this Placement: Confirm and a fence go by their word of now."""
     confirmed = {spec.node_name} if confirm_is_wished(spec, migrations) else set()
-    sealing = {s.node for s in spec.steps if s.verb == Verb.SEAL and s.state == StepState.PENDING and not spec.node_name}
-    return frozenset(confirmed | sealing)
+    sealing = {s.node for s in spec.steps if s.verb == Verb.SEAL and s.state == StepState.PENDING}
+    return frozenset(confirmed | {node for node in sealing if guards.fence_reread(spec, node)})
 
 
 # After it

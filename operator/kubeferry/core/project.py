@@ -145,6 +145,8 @@ def _ready(spec: PlacementSpec, host: Host | None) -> Told:
 
 
 def _attention(vm: VirtualMachine, spec: PlacementSpec, trouble: Trouble | None) -> Told:
+    if trouble is not None and trouble.reason == reasons.HISTORY_DIVERGED:
+        return Told(Status.TRUE, trouble.reason, trouble.message)
     if vm.metadata.deletion_timestamp is not None and not deletion.holds(spec):
         return Told(
             Status.TRUE,

@@ -25,7 +25,7 @@ T = TypeVar("T", Placement, HostTask, Migration, VirtualMachine, Node)
 KINDS: tuple[type, ...] = (Placement, HostTask, Migration, VirtualMachine, Node)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Conflict, NotFound or AlreadyExists: the write was not done."""
 
 
@@ -55,9 +55,9 @@ class Api:
         return stored
 
     def create(self, value: T) -> T:
-        """Raises Refused if there is one of that name."""
+        """Raises RefusedError if there is one of that name."""
         if value.metadata.name in self.objects[type(value)]:
-            raise Refused("AlreadyExists")
+            raise RefusedError("AlreadyExists")
         stored = self.put(value)
         if isinstance(stored, HostTask):
             self.tasks_ever.append(stored)
@@ -67,9 +67,9 @@ class Api:
         """Replace by compare-and-swap; an empty version replaces whatever is there, as in Kubernetes."""
         there = self.objects[type(value)].get(value.metadata.name)
         if there is None or there.metadata.uid != value.metadata.uid:
-            raise Refused("NotFound")
+            raise RefusedError("NotFound")
         if version not in ("", there.metadata.resource_version):
-            raise Refused("Conflict")
+            raise RefusedError("Conflict")
         return self.put(value)
 
     def drop(self, kind: type, name: str) -> None:

@@ -2,9 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from simulated.api import Api
-from simulated.host import SimHost
-
 from kubeferry.api import reasons
 from kubeferry.api.meta import Status, condition
 from kubeferry.api.migration import DecisionValue, Migration
@@ -13,22 +10,19 @@ from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, ProofKind, Verb
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.core.migration import finished
+from simulated.base import Base
+from simulated.host import SimHost
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    pass
 
 
-class Violation(Exception):
+class ViolationError(Exception):
     """Something that must never be."""
 
 
-class Checks:
+class Checks(Base):
     """What the world remembers to judge by, and the judgement."""
-
-    api: Api
-    hosts: dict[str, SimHost]
-    without: frozenset[str]
-    now: float
 
     def __init__(self) -> None:
         self.deleted: set[str] = set()
@@ -42,8 +36,8 @@ class Checks:
         self._attested: set[str] = set()
 
     def violated(self, invariant: int | str, message: str) -> None:
-        """Raises Violation."""
-        raise Violation(f"invariant {invariant}: {message}")
+        """Raises ViolationError."""
+        raise ViolationError(f"invariant {invariant}: {message}")
 
     # At each event
 
@@ -66,14 +60,14 @@ class Checks:
                 self.violated(2, f"the source's disk of {uid} on {source.name} is gone, or torn, before Confirm")
         for sim in self.hosts.values():
             journal = sim.journals.get(uid)
-            if journal is not None and journal.role in (Role.SEALED, Role.RELEASED) and uid in sim.disks:
-                if sim.disks[uid].content != sim.sealed.get(uid, sim.disks[uid].content):
-                    self.violated(2, f"the disk of {uid} on {sim.name} has changed since it was sealed")
+            stays = journal is not None and journal.role in (Role.SEALED, Role.RELEASED) and uid in sim.disks
+            if stays and sim.disks[uid].content != sim.sealed.get(uid, sim.disks[uid].content):
+                self.violated(2, f"the disk of {uid} on {sim.name} has changed since it was sealed")
 
     def check_jobs(self, sim: SimHost) -> None:
         """10: one command of a VM at a time."""
         uids = [job.uid for job in sim.jobs]
-        if len(uids) != len(set(uids)) and not {"one_job", "supersede"} & self.without:
+        if len(uids) != len(set(uids)):
             self.violated(10, f"{sim.name} is at work on {uids}")
 
     def begins_to_run(self, sim: SimHost, uid: str) -> None:
@@ -124,13 +118,14 @@ class Checks:
         if (placement.metadata.name, task.spec.epoch_id, task.spec.seq, task.spec.verb) not in self._steps:
             self.violated(12, f"{task.metadata.name} was created, and no stored ledger ever had its step")
 
-    def check_placement(self, before: Placement | None, written: Placement, *, unconditional: bool) -> None:
+    def check_placement(self, before: Placement | None, written: Placement) -> None:
         """3, 6, 7, 8: of what the controller has just stored."""
         uid, spec = written.metadata.name, written.spec
-        if before is not None and before.spec.epoch > spec.epoch and not unconditional:
+        if before is not None and before.spec.epoch > spec.epoch:
             self.violated(7, f"the epoch of {uid} falls from {before.spec.epoch} to {spec.epoch}")
         self.remember_steps(written)
         self._check_proofs(uid, spec)
+        self._check_deletion(uid, spec)
         for entry in spec.settled:
             outcome = (entry.outcome, None if entry.decision is None else entry.decision.value)
             if not self.restored and self._outcomes.setdefault(entry.migration_uid, outcome) != outcome:
@@ -151,6 +146,14 @@ class Checks:
             if sim.name == move.source and uid in sim.disks:
                 sim.disks[uid].fresh = False
         self.check()
+
+    def _check_deletion(self, uid: str, spec: PlacementSpec) -> None:
+        if not self._is_being_discarded(spec):
+            return
+        for copy in spec.copies:
+            sealed = any(s.verb == Verb.SEAL and s.host_id == copy.host_id and s.state == StepState.SUCCEEDED for s in spec.steps)
+            if not sealed and copy.node not in self.fenced:
+                self.violated(6, f"{uid} is discarded, and {copy.node} was neither sealed nor fenced")
 
     def _check_proofs(self, uid: str, spec: PlacementSpec) -> None:
         for step in spec.steps:
@@ -235,6 +238,10 @@ class Checks:
     def at_rest(self) -> bool:
         """Whether nothing more is to come."""
         return all(self.unsettled(uid) is None for uid in self._vms())
+
+    def all_told(self) -> bool:
+        """Whether a human is told of every VM that is not at its end."""
+        return all(self.unsettled(uid) is None or self.attention(uid) is not None for uid in self._vms())
 
     def _vms(self) -> list[str]:
         return sorted({*self.api.objects[Placement], *self.api.objects[VirtualMachine]})

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from simulated.api import Api, Node, Refused, View
-
 from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Migration
 from kubeferry.api.names import FINALIZER
@@ -19,6 +17,7 @@ from kubeferry.scheduling.allocation import Allocation
 from kubeferry.scheduling.pipeline import run
 from kubeferry.scheduling.registry import Profile
 from kubeferry.scheduling.snapshot import Candidate, Request, Snapshot
+from simulated.api import Api, Node, RefusedError, View
 
 if TYPE_CHECKING:
     from simulated.world import World
@@ -120,7 +119,7 @@ class Controller:
             decision = step(observed, self.world.time(), self.world.fresh_id())
         try:
             stranger = yield from self._execute(uid, observed, decision)
-        except Refused:
+        except RefusedError:
             self.view.advance(10**9)
             return
         if stranger is not None:
@@ -215,7 +214,7 @@ class Controller:
             raise AssertionError("VMs of the simulation are placed from the start")
         before = self.api.get(Placement, observed.placement.metadata.name)
         written = self.api.swap(dataclasses.replace(observed.placement, spec=action.spec), action.resource_version)
-        self.world.check_placement(before, written, unconditional=not action.resource_version)
+        self.world.check_placement(before, written)
         self.view.remember(written)
 
     def _create_task(self, placement: Placement, new: NewTask) -> Stranger | None:

@@ -5,17 +5,16 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from simulated.api import Api, Node, View
-
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNodeStatus, InventoryItem
 from kubeferry.api.meta import Condition, Meta, Status
-from kubeferry.api.placement import Placement, PlacementSpec
+from kubeferry.api.placement import Placement
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus, TaskError, TaskPhase, TaskProgress, TaskResult, TaskState
 from kubeferry.core import guards, host, transitions
 from kubeferry.core.host import Acknowledge, Effect, Refuse
 from kubeferry.core.journal import Journal, JournalDisk
+from simulated.api import Api, Node, View
 
 if TYPE_CHECKING:
     from simulated.world import World
@@ -26,7 +25,7 @@ CHUNKS = 3
 GATE_VALID = 5.0
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A task ends as Failed, or a start comes to nothing."""
 
     def __init__(self, reason: str, message: str = "", *, retryable: bool = False) -> None:
@@ -140,8 +139,9 @@ class SimHost:
             if job.task is not None and job.task.spec == task.spec:
                 return
             running = task.spec if job.task is None else job.task.spec
-            if guards.supersede(running, task.spec):
-                self._end(job)
+            if task.spec.epoch > running.epoch:
+                if guards.supersede(running, task.spec):
+                    self._end(job)
             elif guards.one_job(running, task.spec):
                 return
         self._take_up(Job(uid, task, self._execute(task)))
@@ -170,11 +170,17 @@ class SimHost:
             if job in self.jobs:
                 self.jobs.remove(job)
 
+    def go_on(self, steps: int) -> None:
+        """So many steps of every job."""
+        for _ in range(steps):
+            for job in list(self.jobs):
+                self.advance(job)
+
     def _revival(self, uid: str) -> Steps:
         yield
         try:
             yield from self._start(uid, None)
-        except Failed:
+        except FailedError:
             return
 
     def _execute(self, task: HostTask) -> Steps:
@@ -187,12 +193,10 @@ class SimHost:
         yield
         self.receiving.pop(uid, None)  # whoever fills this copy is gone before its journal is judged by
         try:
-            if placement is None:
-                raise Failed(reasons.PLACEMENT_LOST)
             result = None
             while result is None:
-                result = yield from self._answer(task, placement.spec)
-        except Failed as failed:
+                result = yield from self._answer(task, placement)
+        except FailedError as failed:
             self._tell(task, HostTaskStatus(phase=TaskPhase.FAILED, error=failed.error))
         else:
             self._tell(task, HostTaskStatus(phase=TaskPhase.SUCCEEDED, result=result))
@@ -202,11 +206,13 @@ class SimHost:
         if there is not None and self.reaches_api:
             self.view.remember(self.api.put(dataclasses.replace(there, status=status)))
 
-    def _answer(self, task: HostTask, placement: PlacementSpec) -> Result:
+    def _answer(self, task: HostTask, placement: Placement | None) -> Result:
         uid, spec = task.spec.placement.name, task.spec
-        answer = host.answer(spec, self.journals.get(uid), placement, self.host_id)
+        if placement is None:
+            raise FailedError(reasons.PLACEMENT_LOST)
+        answer = host.answer(spec, self.journals.get(uid), placement.spec, self.host_id)
         if isinstance(answer, Refuse):
-            raise Failed(answer.reason, answer.message, retryable=answer.retryable)
+            raise FailedError(answer.reason, answer.message, retryable=answer.retryable)
         if isinstance(answer, Acknowledge):
             if answer.note is not None:
                 self._write(answer.note)
@@ -224,19 +230,9 @@ class SimHost:
                     yield from self._start(uid, spec)
                 return TaskResult(state=TaskState.RUNNING)
             case Effect.RESERVE:
-                held = sum(1 for j in self.journals.values() if j.reserved is not None and j.uid != uid)
-                if held >= self.memory:
-                    raise Failed(reasons.INSUFFICIENT_MEMORY)
-                if uid in self.disks:
-                    raise Failed(reasons.FOREIGN_FILES)
-                self._write(transitions.reserve(journal, 1))
-                yield
-                return TaskResult(state=TaskState.PREPARED)
+                return (yield from self._reserve(journal))
             case Effect.REACH:
-                target = spec.preflight.target if spec.preflight is not None else ""
-                if not self.world.hosts[target].alive or self.world.rng.random() < self.world.profile.refusals:
-                    raise Failed(reasons.SSH_UNREACHABLE)
-                return TaskResult(state=TaskState.REACHABLE)
+                return self._reach(spec)
             case Effect.STOP | Effect.FINISH_SEAL:
                 yield from self._seal(journal)
                 return TaskResult(state=TaskState.SEALED) if effect == Effect.STOP else None
@@ -246,6 +242,22 @@ class SimHost:
                 return (yield from self._discard(journal))
             case _:
                 raise AssertionError(f"{effect} is not simulated")
+
+    def _reserve(self, journal: Journal) -> Result:
+        held = sum(1 for j in self.journals.values() if j.reserved is not None and j.uid != journal.uid)
+        if held >= self.memory:
+            raise FailedError(reasons.INSUFFICIENT_MEMORY)
+        if journal.uid in self.disks:
+            raise FailedError(reasons.FOREIGN_FILES)
+        self._write(transitions.reserve(journal, 1))
+        yield
+        return TaskResult(state=TaskState.PREPARED)
+
+    def _reach(self, spec: HostTaskSpec) -> TaskResult:
+        target = spec.preflight.target if spec.preflight is not None else ""
+        if not self.world.hosts[target].alive or self.world.rng.random() < self.world.profile.refusals:
+            raise FailedError(reasons.SSH_UNREACHABLE)
+        return TaskResult(state=TaskState.REACHABLE)
 
     def _write(self, journal: Journal) -> None:
         stored = self.journals.get(journal.uid)
@@ -260,26 +272,28 @@ class SimHost:
             if "publish_first" not in self.world.without:
                 yield from self._publish_boot()
             if not self.reaches_api:
-                raise Failed(reasons.GATE_SHUT)
+                raise FailedError(reasons.GATE_SHUT)
             asked, placement, journal = self.world.now, self.api.get(Placement, uid), self.journals[uid]
             if placement is None:
-                raise Failed(reasons.PLACEMENT_LOST)
+                raise FailedError(reasons.PLACEMENT_LOST)
             refused = host.gate(placement.spec, journal, self.name, self.host_id, task)
             if refused is not None:
-                raise Failed(refused.reason, refused.message)
+                raise FailedError(refused.reason, refused.message)
             yield
+            if self.world.rng.random() < self.world.profile.refusals:
+                raise FailedError(reasons.HYPERVISOR_ERROR, retryable=True)
             if self.world.now - asked <= GATE_VALID:
                 if uid not in self.run:
                     self.world.begins_to_run(self, uid)
                 yield
                 return
-        raise Failed(reasons.GATE_SHUT, retryable=True)
+        raise FailedError(reasons.GATE_SHUT, retryable=True)
 
     def _publish_boot(self) -> Steps:
         node = self.api.get(Node, self.name)
         if node is None or node.status.boot_id != self.boot_id:
             if not self.reaches_api:
-                raise Failed(reasons.GATE_SHUT)
+                raise FailedError(reasons.GATE_SHUT)
             self.publish()
             yield
 
@@ -291,7 +305,7 @@ class SimHost:
             self.run.discard(uid)
             yield
             if uid in self.run:
-                raise Failed(reasons.NOT_STOPPED, retryable=True)
+                raise FailedError(reasons.NOT_STOPPED, retryable=True)
         self._write(transitions.seal(journal))
         yield
 
@@ -300,7 +314,7 @@ class SimHost:
         self._write(journal)
         yield
         if spec.copy is None:
-            raise Failed(reasons.INVALID_TASK)
+            raise FailedError(reasons.INVALID_TASK)
         target = self.world.hosts[spec.copy.target]
         yield from self._fill(task, target, uid)
         self._write(transitions.release(journal))
@@ -310,7 +324,7 @@ class SimHost:
     def _fill(self, task: HostTask, target: "SimHost", uid: str) -> Steps:
         spec, mine = task.spec, object()
         if not (self.alive and target.alive and target.up):
-            raise Failed(reasons.TRANSFER_BROKEN, retryable=True)
+            raise FailedError(reasons.TRANSFER_BROKEN, retryable=True)
         self._may_fill(target, spec)
         if target.journals[uid].role == Role.VERIFIED:
             return
@@ -325,12 +339,12 @@ class SimHost:
             self._tell(task, HostTaskStatus(phase=TaskPhase.RUNNING, progress=TaskProgress(bytes_total=CHUNKS, bytes_done=chunk)))
             yield
             if target.receiving.get(uid) is not mine:
-                raise Failed(reasons.TRANSFER_BROKEN, retryable=True)
+                raise FailedError(reasons.TRANSFER_BROKEN, retryable=True)
         if self.world.rng.random() < self.world.profile.refusals:
-            raise Failed(reasons.INSUFFICIENT_DISK if self.world.rng.random() < 0.3 else reasons.TRANSFER_BROKEN)
+            raise FailedError(reasons.INSUFFICIENT_DISK if self.world.rng.random() < 0.3 else reasons.TRANSFER_BROKEN)
         intact = self.world.rng.random() > self.world.profile.corruption
         if not guards.verified(whole=intact):
-            raise Failed(reasons.DIGEST_MISMATCH, retryable=True)
+            raise FailedError(reasons.DIGEST_MISMATCH, retryable=True)
         self._may_fill(target, spec)
         target.disks[uid] = Disk(whole and intact, fresh and whole and intact, content)
         target._write(transitions.verify(target.journals[uid], {"root": JournalDisk(inode=self.world.number())}))
@@ -343,7 +357,7 @@ class SimHost:
         uid = spec.placement.name
         refuse = host.receive(target.journals.get(uid), uid, spec.epoch, spec.epoch_id, self.name)
         if refuse is not None:
-            raise Failed(refuse.reason, refuse.message, retryable=refuse.retryable)
+            raise FailedError(refuse.reason, refuse.message, retryable=refuse.retryable)
 
     def write_chunk(self, uid: str) -> None:
         """A copier writes to the disk here."""
@@ -365,7 +379,7 @@ class SimHost:
     def _discard(self, journal: Journal) -> Result:
         uid = journal.uid
         if uid in self.run:
-            raise Failed(reasons.NOT_STOPPED, retryable=True)
+            raise FailedError(reasons.NOT_STOPPED, retryable=True)
         self._write(journal)
         yield
         if uid in self.disks:
@@ -378,6 +392,9 @@ class SimHost:
         return TaskResult(state=TaskState.GONE)
 
     # What it tells
+
+    def holds_active(self, uid: str) -> bool:
+        return uid in self.journals and self.journals[uid].role == Role.ACTIVE
 
     def publish(self) -> None:
         """Its ComputeNode, as its journals are now."""

@@ -3,92 +3,43 @@
 import dataclasses
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import builders
-from simulated.api import Api, Node, Refused
-from simulated.checks import Checks
-from simulated.controller import Controller
-from simulated.host import SimHost
 
 from kubeferry.api.meta import Meta
-from kubeferry.api.migration import DecisionValue, Migration, MigrationPhase, MigrationSpec
-from kubeferry.api.model import load
+from kubeferry.api.migration import Migration, MigrationPhase
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Copy, Placement, PlacementSpec, StepState
 from kubeferry.api.role import Role
-from kubeferry.api.task import HostTask, Verb
-from kubeferry.api.virtualmachine import VirtualMachine
+from kubeferry.api.task import Verb
 from kubeferry.core import ledger
 from kubeferry.core.journal import Journal, JournalDisk, JournalStep, Reserved
 from kubeferry.scheduling.allocation import Allocation, Allocations
 from kubeferry.scheduling.registry import FILTER_NAMES, Profile, profile
-from simulated.host import Disk
+from simulated.api import Api, RefusedError
+from simulated.base import NAMES, VMS
+from simulated.checks import Checks
+from simulated.controller import Controller
+from simulated.faults import Faults
+from simulated.host import Disk, SimHost
+from simulated.plots import Plots
+from simulated.profiles import Weights
+from simulated.users import Users
 
-NAMES = ("a", "b", "c")
-VMS = ("vm-0", "vm-1")
 _ALL = Allocation(ratio=1000, reserved=0)
 _SHARED = {uid: builders.vm() for uid in VMS}
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """How often each kind of thing happens, beside the others, and how long it goes on."""
-
-    events: int = 450
-    work: int = 50
-    deliver: int = 14
-    controller: int = 60
-    watch: int = 12
-    chore: int = 14
-    wait: int = 2
-    user: int = 5
-    revive: int = 3
-    agent: float = 1.0
-    power: float = 0.7
-    network: float = 0.6
-    process: float = 0.7
-    late: float = 2.0
-    lost: float = 0.6
-    fence: float = 0.0
-    backup: float = 0.0
-    delete: float = 0.0
-    stray: float = 1.0
-    pause: float = 0.0
-    reverts: float = 0.5
-    controllers: int = 1
-    self_target: bool = False
-    migrations: int = 3
-    vms: int = 2
-    refusals: float = 0.06
-    corruption: float = 0.05
-    capacity: tuple[int, ...] = (2, 2, 1)
-
-
-PROFILES = {
-    "plain": Weights(),
-    "two": Weights(controllers=2, process=1.0, pause=5, refusals=0.02, agent=0.5, power=0.3, network=0.3),
-    "fence": Weights(events=600, fence=8, power=2.5, wait=5, reverts=0.85, refusals=0.0, agent=0.3, network=0.2, corruption=0.0),
-    "delete": Weights(delete=1.0, power=1.0),
-    "delete_fence": Weights(delete=2.0, fence=8, power=2.5, wait=4, refusals=0.0, agent=0.3, network=0.2),
-    "restore": Weights(events=600, backup=6.0, refusals=0.0, agent=0.4, network=0.2, power=0.4),
-    "self": Weights(self_target=True, refusals=0.15, capacity=(2, 1, 1), migrations=4),
-    "storm": Weights(agent=4, power=3, network=3, process=3, lost=3, late=6, controllers=2),
-    "calm": Weights(agent=0, power=0, network=0, process=0, late=0, lost=0, wait=0, refusals=0, corruption=0),
-}
-"""What a seed may be like; seeds take them in turn."""
-TURNS = tuple(PROFILES)
-
-
-class World(Checks):
+class World(Checks, Users, Faults, Plots):
     """One run. Nothing in it depends on anything but the seed, the profile and what is left out (`without`)."""
 
     def __init__(
         self, seed: int, weights: Weights, without: frozenset[str] = frozenset(), log: Callable[[str], None] | None = None
     ) -> None:
         super().__init__()
-        self.rng = random.Random(seed)  # noqa: S311
+        self.rng = random.Random(seed)
         self.profile, self.without, self.log = weights, without, log
         self.now, self._numbers = 0.0, 0
         self.api = Api()
@@ -107,7 +58,7 @@ class World(Checks):
             self.api.leases[sim.name] = 2
         for controller in self.controllers:
             controller.look_at_leases()
-        self.backups: list[object] = []
+        self.backups: list[dict[type, dict[str, Any]]] = []
         self.fenced: set[str] = set()
         self.paused: Controller | None = None
         self.made = 0
@@ -174,18 +125,24 @@ class World(Checks):
         kinds = self._kinds()
         names = list(kinds)
         weights = [kinds[name][0] for name in names]
-        for _ in range(self.profile.events):
+        self._create_migration()
+        if self.profile.prologue:
+            self._prologue(self.profile.prologue)
+        happened = 0
+        while happened < self.profile.events:
             (name,) = self.rng.choices(names, weights)
-            self.now += self.rng.random() * 0.6
-            self._happen(name, kinds[name][1])
+            happened += self._happen(name, kinds[name][1])
         self.settle()
 
-    def _happen(self, name: str, what: Callable[[], str | None]) -> None:
+    def _happen(self, name: str, what: Callable[[], str | None]) -> bool:
         said = what()
-        if said is not None and self.log is not None:
+        if said is None:
+            return False
+        self.now += self.rng.random() * 0.6
+        if self.log is not None:
             self.log(f"{self.now:8.1f} {name}: {said}")
-        if said is not None:
-            self.check()
+        self.check()
+        return True
 
     def _kinds(self) -> dict[str, tuple[float, Callable[[], str | None]]]:
         p = self.profile
@@ -205,6 +162,8 @@ class World(Checks):
             "network": (p.network, self._network),
             "controller dies": (p.process, self._controller_dies),
             "pause": (p.pause, self._pause),
+            "intrigue": (p.intrigue, self._intrigue),
+            "conspiracy": (p.conspiracy, self._conspiracy),
             "late task": (p.late, self._late_task),
             "lost": (p.lost, self._lost),
             "fence": (p.fence, self._fence),
@@ -214,7 +173,7 @@ class World(Checks):
         }
 
     def _work(self) -> str | None:
-        jobs = [(sim, job) for sim in self.hosts.values() for job in sim.jobs]
+        jobs = [(sim, job) for sim in self.hosts.values() if sim.reaches_api or self.rng.random() < 0.2 for job in sim.jobs]
         if not jobs:
             return None
         sim, job = self.rng.choice(jobs)
@@ -222,7 +181,10 @@ class World(Checks):
             if job in sim.jobs:
                 sim.advance(job)
                 self.check()
-        return f"{sim.name} {job.task.spec.verb if job.task else 'own start'} {job.uid} {sim.journals.get(job.uid) and sim.journals[job.uid].role}"
+            if job.fills is not None:  # a copy takes its time
+                break
+        journal = sim.journals.get(job.uid)
+        return f"{sim.name} {job.task.spec.verb if job.task else 'own start'} {job.uid} {journal and journal.role}"
 
     def _deliver(self) -> str | None:
         sim = self.hosts[self.rng.choice(NAMES)]
@@ -233,8 +195,10 @@ class World(Checks):
         tasks = sim.open_tasks()
         if not tasks:
             return None
-        task = tasks[0] if self.rng.random() < 0.8 else self.rng.choice(tasks)
+        task, jobs = tasks[0] if self.rng.random() < 0.8 else self.rng.choice(tasks), list(sim.jobs)
         sim.deliver(task)
+        if sim.jobs == jobs:
+            return None
         return f"{sim.name} {task.spec.verb} {task.metadata.name} epoch {task.spec.epoch}"
 
     def _controller(self) -> str | None:
@@ -243,15 +207,15 @@ class World(Checks):
             return None
         if self.rng.random() < 0.1:
             controller.look_at_leases()
-        for _ in range(self.rng.randint(1, 8)):
+        for _ in range(self.rng.choice(self.profile.burst)):
             controller.advance(uid)
             if uid not in controller.work:
                 break
         return f"{self.controllers.index(controller)} {uid}"
 
-    def _watch(self) -> str | None:
+    def _watch(self) -> str:
         self.rng.choice(self.controllers).view.advance(self.rng.randint(1, 20))
-        return None
+        return "events"
 
     def _chore(self) -> str | None:
         sim = self.hosts[self.rng.choice(NAMES)]
@@ -268,7 +232,7 @@ class World(Checks):
         return f"{sim.name} tells"
 
     def _wait(self) -> str:
-        self.now += self.rng.choice((5, 20, 45, 70))
+        self.now += self.rng.choice((3, 10, 25, 45))
         return "time passes"
 
     def _revive(self) -> str | None:
@@ -276,161 +240,9 @@ class World(Checks):
         uid = self.rng.choice(VMS)
         if not sim.up or not sim.alive:
             return None
+        jobs = len(sim.jobs)
         sim.revive(uid)
-        return f"{sim.name} {uid}"
-
-    # Users
-
-    def _user(self) -> str | None:
-        roll = self.rng.random()
-        if roll < 0.4 and self.made < self.profile.migrations:
-            return self._create_migration()
-        open_ones = [m for m in self.api.objects[Migration].values() if m.spec.decision is None]
-        if not open_ones:
-            return None
-        chosen = self.rng.choice(sorted(open_ones, key=lambda m: m.metadata.name))
-        if roll > 0.97:
-            return self._delete_migration(chosen)
-        awaits = chosen.status is not None and chosen.status.phase == MigrationPhase.AWAITING_DECISION
-        if not awaits and self.rng.random() < 0.93:
-            return None
-        return self.decide(chosen, self._value())
-
-    def _create_migration(self) -> str:
-        self.made += 1
-        uid = self.rng.choice(VMS[: self.profile.vms])
-        wish: dict[str, object] = {"virtualMachine": {"name": uid}}
-        if self.rng.random() < 0.25:
-            wish["targetNode"] = self.rng.choice(NAMES)
-        meta = Meta(name=f"m-{self.made}", namespace="shop", uid=f"m-{self.made}", generation=1, creation_timestamp=self.time())
-        self.api.create(Migration(metadata=meta, spec=load(MigrationSpec, wish)))
-        return f"{meta.name} of {uid} {wish.get('targetNode', '')}"
-
-    def decide(self, of: Migration, value: DecisionValue) -> str:
-        """A person patches spec.decision."""
-        meta = dataclasses.replace(of.metadata, generation=of.metadata.generation + 1)
-        self.api.put(dataclasses.replace(of, metadata=meta, spec=dataclasses.replace(of.spec, decision=value)))
-        return f"{of.metadata.name} {value}"
-
-    def _value(self) -> DecisionValue:
-        return DecisionValue.REVERT if self.rng.random() < self.profile.reverts else DecisionValue.CONFIRM
-
-    def _delete_migration(self, of: Migration) -> str:
-        meta = of.metadata
-        if meta.finalizers:
-            self.api.put(dataclasses.replace(of, metadata=dataclasses.replace(meta, deletion_timestamp=self.time())))
-        else:
-            self.api.drop(Migration, meta.name)
-        return f"{meta.name} deleted"
-
-    def _delete_vm(self) -> str | None:
-        vm = self.api.get(VirtualMachine, self.rng.choice(VMS[: self.profile.vms]))
-        if vm is None or vm.metadata.deletion_timestamp is not None or self.rng.random() > 0.3:
-            return None
-        self.api.put(dataclasses.replace(vm, metadata=dataclasses.replace(vm.metadata, deletion_timestamp=self.time())))
-        self.deleted.add(vm.metadata.uid)
-        return vm.metadata.uid
-
-    def _fence(self) -> str | None:
-        down = [sim for sim in self.hosts.values() if not sim.up]
-        if not down:
-            return None
-        sim = self.rng.choice(down)
-        node = self.api.get(Node, sim.name)
-        if node is None or node.fence == sim.boot_id:
-            return None
-        self.api.put(dataclasses.replace(node, fence=sim.boot_id))
-        self.fenced.add(sim.name)
-        return f"{sim.name} {sim.boot_id}"
-
-    # What goes wrong
-
-    def _agent_dies(self) -> str | None:
-        sim = self.hosts[self.rng.choice(NAMES)]
-        if not sim.alive:
-            return None
-        sim.die()
-        return sim.name
-
-    def _agent_starts(self) -> str | None:
-        dead = [sim for sim in self.hosts.values() if sim.up and not sim.alive]
-        if not dead:
-            return None
-        sim = self.rng.choice(dead)
-        sim.begin()
-        return sim.name
-
-    def _power(self) -> str | None:
-        sim = self.hosts[self.rng.choice(NAMES)]
-        if not sim.up:
-            return None
-        sim.lose_power()
-        return f"{sim.name} lost"
-
-    def _power_on(self) -> str | None:
-        down = [sim for sim in self.hosts.values() if not sim.up and not (self.restored and sim.name in self.fenced)]
-        if not down:
-            return None
-        sim = self.rng.choice(down)
-        sim.power_on()
-        return sim.name
-
-    def _network(self) -> str:
-        sim = self.hosts[self.rng.choice(NAMES)]
-        sim.cut_off = not sim.cut_off and self.rng.random() < 0.7
-        return f"{sim.name} {'cut off' if sim.cut_off else 'connected'}"
-
-    def _pause(self) -> str:
-        """One of the controllers sleeps in mid-pass; what it is about to write gets old."""
-        self.paused = self.rng.choice((*self.controllers, None))
-        return str(self.paused and self.controllers.index(self.paused))
-
-    def _controller_dies(self) -> str:
-        controller = self.rng.choice(self.controllers)
-        controller.restart()
-        return str(self.controllers.index(controller))
-
-    def _late_task(self) -> str | None:
-        if not self.api.tasks_ever:
-            return None
-        task: HostTask = self.rng.choice(self.api.tasks_ever)
-        sim = self.hosts[task.spec.node]
-        if not (sim.up and sim.alive):
-            return None
-        sim.deliver(task)
-        return f"{sim.name} {task.spec.verb} {task.metadata.name} epoch {task.spec.epoch}"
-
-    def _lost(self) -> str:
-        watchers = [c.view for c in self.controllers] + [sim.view for sim in self.hosts.values()]
-        view = self.rng.choice(watchers)
-        if self.rng.random() < 0.5:
-            view.lose()
-            return "an event"
-        view.relist()
-        return "a watch, and listed anew"
-
-    def _backup(self) -> str | None:
-        if not self.backups:
-            if self.rng.random() > 0.25:
-                return None
-            self.backups.append(self.api.backup())
-            self.note_backup()
-            return "taken"
-        if self.restored or self.rng.random() > 0.12:
-            return None
-        self.api.restore(self.backups[0])  # type: ignore[arg-type]
-        for controller in self.controllers:
-            controller.restart()
-        self.note_restore()
-        return "restored"
-
-    def _stray(self) -> str | None:
-        sims = [sim for sim in self.hosts.values() if sim.up and sim.strays]
-        if not sims:
-            return None
-        sim = self.rng.choice(sims)
-        sim.stray_write()
-        return sim.name
+        return f"{sim.name} {uid}" if len(sim.jobs) > jobs else None
 
     # Calm
 
@@ -446,36 +258,61 @@ class World(Checks):
         self.controllers[0].restart()
         for round_ in range(220):
             self._round(3.0 if round_ < 60 else 20.0)
-            if self.at_rest():
+            self._decide_for_all()
+            if self.at_rest() or (self.restored and round_ > 25 and self.all_told()):
                 break
         self.check_end()
 
     def _round(self, seconds: float) -> None:
         self.now += seconds
         for sim in self.hosts.values():
-            if not sim.alive:
-                continue
-            sim.view.advance(10**9)
-            for _ in sim.renewing():
-                pass
-            for task in sim.open_tasks():
-                sim.deliver(task)
-                for _ in range(40):
-                    for job in list(sim.jobs):
-                        sim.advance(job)
-            for uid in VMS:
-                sim.revive(uid)
-            for _ in range(12):
-                for job in list(sim.jobs):
-                    sim.advance(job)
+            if sim.alive:
+                self._works_off(sim)
         self.check()
         controller = self.controllers[0]
         controller.view.advance(10**9)
         controller.look_at_leases()
         for uid in VMS[: self.profile.vms]:
             for _ in range(6):
+                before = self.api.version
                 self._whole_pass(controller, uid)
-        self._decide_for_all()
+                if self.api.version == before:
+                    break
+
+    def _works_off(self, sim: SimHost) -> None:
+        sim.view.advance(10**9)
+        for _ in sim.renewing():
+            pass
+        for task in sim.open_tasks():
+            sim.deliver(task)
+            sim.go_on(40)
+        for uid in VMS:
+            sim.revive(uid)
+        sim.go_on(12)
+
+    def _prologue(self, backup_at: str) -> None:
+        """A migration comes to where the backup is taken, goes on to another epoch or host, and etcd is as it was in the backup."""
+        self._rounds_until(lambda spec: self._is_at(spec, backup_at))
+        self.backups.append(self.api.backup())
+        self._rounds_until(lambda spec: self._is_at(spec, "awaiting"))
+        if backup_at == "awaiting":
+            self._everybody_reverts()
+            self._rounds_until(lambda spec: spec.lock is None)
+        self._restore()
+        self._somebody_decides()
+
+    @staticmethod
+    def _is_at(spec: PlacementSpec, where: str) -> bool:
+        if where == "awaiting":
+            return spec.move is not None and spec.move.awaiting_since is not None
+        return any(s.verb == Verb.COPY and s.state == StepState.PENDING for s in spec.steps)
+
+    def _rounds_until(self, there: Callable[[PlacementSpec], bool]) -> None:
+        for _ in range(30):
+            for placement in list(self.api.objects[Placement].values()):
+                if there(placement.spec):
+                    return
+            self._round(3.0)
 
     def _whole_pass(self, controller: Controller, uid: str) -> None:
         controller.work.pop(uid, None)
@@ -483,7 +320,7 @@ class World(Checks):
         for _ in range(60):
             try:
                 controller.advance(uid)
-            except Refused:
+            except RefusedError:
                 return
             self.check()
             if uid not in controller.work:

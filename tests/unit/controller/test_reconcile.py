@@ -28,7 +28,6 @@ from kubeferry.kube.client import Cluster, endpoint
 from kubeferry.kube.leases import LeaseWatch
 from kubeferry.kube.server import Ref
 
-
 REPORT = Scheduling(evaluated=0, feasible=0)
 
 

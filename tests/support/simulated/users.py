@@ -1,0 +1,78 @@
+"""What people do."""
+
+import dataclasses
+
+from kubeferry.api.meta import Meta
+from kubeferry.api.migration import DecisionValue, Migration, MigrationPhase, MigrationSpec
+from kubeferry.api.model import load
+from kubeferry.api.virtualmachine import VirtualMachine
+from simulated.api import Node
+from simulated.base import NAMES, VMS, Base
+
+
+class Users(Base):
+    """Each says what was done; None: nothing."""
+
+    def _user(self) -> str | None:
+        roll = self.rng.random()
+        if roll < 0.4 and self.made < self.profile.migrations:
+            return self._create_migration()
+        open_ones = [m for m in self.api.objects[Migration].values() if m.spec.decision is None]
+        if not open_ones:
+            return None
+        chosen = self.rng.choice(sorted(open_ones, key=lambda m: m.metadata.name))
+        if roll > 0.97:
+            return self._delete_migration(chosen)
+        awaits = chosen.status is not None and chosen.status.phase == MigrationPhase.AWAITING_DECISION
+        if not awaits and self.rng.random() > self.profile.early:
+            return None
+        if awaits and self.profile.intrigue and self.rng.random() < 0.9:  # the intrigue is to have its time
+            return None
+        return self.decide(chosen, self._value())
+
+    def _create_migration(self) -> str:
+        self.made += 1
+        uid = self.rng.choice(VMS[: self.profile.vms])
+        wish: dict[str, object] = {"virtualMachine": {"name": uid}}
+        if self.rng.random() < 0.25:
+            wish["targetNode"] = self.rng.choice(NAMES)
+        meta = Meta(name=f"m-{self.made}", namespace="shop", uid=f"m-{self.made}", generation=1, creation_timestamp=self.time())
+        self.api.create(Migration(metadata=meta, spec=load(MigrationSpec, wish)))
+        return f"{meta.name} of {uid} {wish.get('targetNode', '')}"
+
+    def decide(self, of: Migration, value: DecisionValue) -> str:
+        """A person patches spec.decision."""
+        meta = dataclasses.replace(of.metadata, generation=of.metadata.generation + 1)
+        self.api.put(dataclasses.replace(of, metadata=meta, spec=dataclasses.replace(of.spec, decision=value)))
+        return f"{of.metadata.name} {value}"
+
+    def _value(self) -> DecisionValue:
+        return DecisionValue.REVERT if self.rng.random() < self.profile.reverts else DecisionValue.CONFIRM
+
+    def _delete_migration(self, of: Migration) -> str:
+        meta = of.metadata
+        if meta.finalizers:
+            self.api.put(dataclasses.replace(of, metadata=dataclasses.replace(meta, deletion_timestamp=self.time())))
+        else:
+            self.api.drop(Migration, meta.name)
+        return f"{meta.name} deleted"
+
+    def _delete_vm(self) -> str | None:
+        vm = self.api.get(VirtualMachine, self.rng.choice(VMS[: self.profile.vms]))
+        if vm is None or vm.metadata.deletion_timestamp is not None or self.rng.random() > 0.3:
+            return None
+        self.api.put(dataclasses.replace(vm, metadata=dataclasses.replace(vm.metadata, deletion_timestamp=self.time())))
+        self.deleted.add(vm.metadata.uid)
+        return vm.metadata.uid
+
+    def _fence(self) -> str | None:
+        down = [sim for sim in self.hosts.values() if not sim.up]
+        if not down:
+            return None
+        sim = self.rng.choice(down)
+        node = self.api.get(Node, sim.name)
+        if node is None or node.fence == sim.boot_id:
+            return None
+        self.api.put(dataclasses.replace(node, fence=sim.boot_id))
+        self.fenced.add(sim.name)
+        return f"{sim.name} {sim.boot_id}"
