@@ -10,7 +10,7 @@ from lab_vm import Migration, Vm, boot_vm, migrate
 from watcher import Watcher
 
 from kubeferry.api import reasons
-from lab.guest import heartbeats, wait_heartbeats
+from lab.guest import wait_heartbeats
 from lab.lab import Lab
 from lab.steps import NotYet, run, wait_until
 
@@ -80,7 +80,7 @@ def test_a_copy_whose_agent_is_killed_starts_anew_and_comes_to_the_same(lab: Lab
 
 def test_a_target_that_loses_power_in_mid_copy_is_not_needed_to_go_back(lab: Lab, namespace: str) -> None:
     vm = boot_vm(lab, namespace, "powerless", "worker-1")
-    before = heartbeats(vm.disk("worker-1"))
+    before = wait_heartbeats(vm.disk("worker-1"), [])
     target = lab.hosts["worker-2"]
     with Watcher(vm.uid) as watcher:
         with target.slow(SLOW):
@@ -101,7 +101,7 @@ def test_a_target_that_loses_power_in_mid_copy_is_not_needed_to_go_back(lab: Lab
 
 def test_a_copy_that_breaks_three_times_leads_back(lab: Lab, namespace: str) -> None:
     vm = boot_vm(lab, namespace, "broken", "worker-1")
-    before = heartbeats(vm.disk("worker-1"))
+    before = wait_heartbeats(vm.disk("worker-1"), [])
     with Watcher(vm.uid) as watcher:
         with lab.hosts["worker-2"].slow(SLOW):
             migration = migrate(vm, targetNode="worker-2")
@@ -125,7 +125,7 @@ def test_a_copy_that_breaks_three_times_leads_back(lab: Lab, namespace: str) -> 
 @pytest.mark.parametrize("way", ["Revert", "delete"])
 def test_what_is_taken_back_in_mid_copy_ends_the_copy_and_starts_the_vm_at_once(lab: Lab, namespace: str, way: str) -> None:
     vm = boot_vm(lab, namespace, f"regret-{way.lower()}", "worker-3")
-    before = heartbeats(vm.disk("worker-3"))
+    before = wait_heartbeats(vm.disk("worker-3"), [])
     with Watcher(vm.uid) as watcher, lab.hosts["worker-1"].slow("4mbit"):
         migration = migrate(vm, targetNode="worker-1")
         migration.in_mid_copy()

@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kubeferry.api import reasons
-from kubeferry.api.computenode import ComputeNodeStatus, InventoryItem
-from kubeferry.api.meta import Condition, Meta, Status
 from kubeferry.api.placement import Placement
-from kubeferry.api.role import Role, RunState
+from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus, TaskError, TaskPhase, TaskProgress, TaskResult, TaskState
 from kubeferry.core import guards, host, transitions
 from kubeferry.core.host import Acknowledge, Effect, Refuse
 from kubeferry.core.journal import Journal, JournalDisk
 from simulated.api import Api, Node, View
+from simulated.teller import Teller
 
 if TYPE_CHECKING:
     from simulated.world import World
@@ -54,7 +53,7 @@ class Job:
 
 
 @dataclass(eq=False)
-class SimHost:
+class SimHost(Teller):
     """One hypervisor."""
 
     name: str
@@ -390,51 +389,3 @@ class SimHost:
         self._write(transitions.bury(journal))
         yield
         return TaskResult(state=TaskState.GONE)
-
-    # What it tells
-
-    def holds_active(self, uid: str) -> bool:
-        return uid in self.journals and self.journals[uid].role == Role.ACTIVE
-
-    def publish(self) -> None:
-        """Its ComputeNode, as its journals are now."""
-        self._tell_node(self.inventory())
-
-    def inventory(self) -> tuple[InventoryItem, ...]:
-        return tuple(
-            InventoryItem(
-                uid=j.uid,
-                state=RunState.RUNNING if j.uid in self.run else RunState.STOPPED,
-                role=j.role,
-                epoch=j.epoch,
-                epoch_id=j.epoch_id,
-                allocated=1,
-            )
-            for j in self.journals.values()
-            if j.role != Role.GONE
-        )
-
-    def _tell_node(self, inventory: tuple[InventoryItem, ...]) -> None:
-        node = self.api.get(Node, self.name)
-        ready = Condition(type=reasons.READY, status=Status.TRUE, reason=reasons.AGENT_READY, last_transition_time=self.world.time())
-        status = ComputeNodeStatus(
-            host_id=self.host_id,
-            boot_id=self.boot_id,
-            protocol_version=1,
-            agent_version="sim",
-            memory=self.memory,
-            inventory=inventory,
-            conditions=(ready,),
-        )
-        told = Node(Meta(name=self.name), status) if node is None else dataclasses.replace(node, status=status)
-        self.api.put(told)
-
-    def renewing(self) -> Steps:
-        """Look, tell, and only then renew the Lease."""
-        seen = self.inventory()
-        yield
-        if self.reaches_api:
-            self._tell_node(seen)
-        yield
-        if self.reaches_api:
-            self.api.leases[self.name] = self.api.leases.get(self.name, 0) + 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Weights:
     """How often each kind of thing happens, beside the others, and how long it goes on."""
 
-    events: int = 400
+    events: int = 300
     work: int = 60
     deliver: int = 40
     controller: int = 24

@@ -1,15 +1,19 @@
 """Reads: the Placement consistently, the rest from what was seen."""
 
+import dataclasses
+
 import pytest
+from builders import NOON
 from fake_cluster import FakeServer
 from samples import first_spec, node_status, vm_body
 
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
 from kubeferry.api.meta import Meta
+from kubeferry.api.migration import Migration, MigrationSpec
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import Placement
-from kubeferry.api.task import HostTask
+from kubeferry.api.placement import Lock, LockKind, Placement
+from kubeferry.api.task import HostTask, Verb
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.gather import Gatherer
 from kubeferry.controller.store import Store
@@ -19,6 +23,7 @@ from kubeferry.kube.errors import Unavailable
 from kubeferry.kube.leases import LeaseWatch
 from kubeferry.kube.server import Ref
 
+MOVE = load(MigrationSpec, {"virtualMachine": {"name": "web-0"}})
 VM = Ref(endpoint(VirtualMachine), "web-0", "shop")
 
 
@@ -117,3 +122,27 @@ async def test_a_host_is_a_node_that_told_of_itself_with_the_freshness_of_its_le
     leases.saw({"n1": "a", "n2": "b"}, 180.0)
     hosts = (await gatherer.gather("vm-1")).hosts
     assert [(host.name, host.status.host_id, host.lease_fresh) for host in hosts] == [("n1", "h-n1", False), ("n2", "h-n2", True)]
+
+
+async def test_the_migration_that_holds_the_lock_is_looked_for_where_watching_has_not_seen_it(
+    gatherer: Gatherer, cluster: Cluster, placement: Placement
+) -> None:
+    held = await cluster.create(Migration, Meta(name="unseen", namespace="shop"), spec=MOVE)
+    lock = Lock(kind=LockKind.MIGRATION, namespace="shop", name="unseen", uid=held.metadata.uid)
+    await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, lock=lock))
+    assert (await gatherer.gather(placement.metadata.name)).migrations == (held,)
+    await cluster.delete(Migration, held.metadata)
+    await cluster.create(Migration, Meta(name="unseen", namespace="shop"), spec=MOVE)
+    assert (await gatherer.gather(placement.metadata.name)).migrations == (), "another one of that name holds nothing"
+
+
+async def test_the_host_whose_seal_is_awaited_is_read_live(
+    gatherer: Gatherer, cluster: Cluster, store: Store, placement: Placement
+) -> None:
+    store.remember(await cluster.create(ComputeNode, Meta(name="n2")))
+    await cluster.apply_status(ComputeNode, "n2", load(ComputeNodeStatus, node_status(host="h-n2")))
+    sealing = ledger.ask(placement.spec, Verb.SEAL, "n2", "h-n2", NOON, grace=0)
+    await cluster.replace(Placement, placement.metadata, sealing)
+    observed = await gatherer.gather(placement.metadata.name)
+    assert observed.live == {"n2"}
+    assert [host.name for host in observed.hosts] == ["n2"]

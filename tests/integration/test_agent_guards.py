@@ -1,0 +1,134 @@
+"""The four guards of the protocol that live in the agent, each on the real one."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lab_vm import VIRSH, Vm, boot_vm, migrate
+
+from kubeferry.api import reasons
+from lab.guest import wait_heartbeats
+from lab.lab import Lab
+from lab.steps import NotYet, wait_until
+
+ROLE = "kubeferry-agent"
+
+
+def test_nothing_but_the_agent_starts_a_vm_after_a_boot(lab: Lab, namespace: str) -> None:
+    """Guard `transient`: a persistent domain could be started by libvirt itself, on a copy that is old by now."""
+    vm = boot_vm(lab, namespace, "transient", "worker-1")
+    host = lab.hosts["worker-1"]
+    told = dict(line.split(":", 1) for line in host.run([*VIRSH, "dominfo", vm.uid]).stdout.splitlines() if ":" in line)
+    assert [told[key].strip() for key in ("Persistent", "Autostart", "Managed save")] == ["no", "disable", "no"]
+    host.power_cut()
+    host.boot()
+    try:
+        assert host.run([*VIRSH, "list", "--all", "--uuid"]).stdout.split() == []
+        assert "failed to get domain" in host.run([*VIRSH, "start", vm.uid], check=False).stderr
+        assert vm.processes() == {}
+    finally:
+        lab.start_agent("worker-1")
+    vm.wait_console("worker-1", "GUEST boot=2 ")
+
+
+def test_no_copier_outlives_its_agent(lab: Lab, namespace: str) -> None:
+    """Guard `children_die`: a stray one could write to a copy that was verified since."""
+    vm = boot_vm(lab, namespace, "stray", "worker-1")
+    source, target = lab.hosts["worker-1"], lab.hosts["worker-2"]
+    with target.slow("8mbit"):
+        migration = migrate(vm, targetNode="worker-2")
+        migration.in_mid_copy()
+        assert target.run(["pgrep", "-f", "ssh-serve"], check=False).stdout.split()
+        lab.kill_agent("worker-1")
+
+        def none_left() -> None:
+            left = source.run(["pgrep", "-f", "kubeferry.cli.main agent"], check=False).stdout.split()
+            serving = target.run(["pgrep", "-f", "ssh-serve"], check=False).stdout.split()
+            parts = list(vm.directory("worker-2").glob("*.part"))
+            if left or serving or parts:
+                raise NotYet(f"agent {left}, ssh-serve {serving}, parts {parts}")
+
+        wait_until("all that copied to be gone", none_left, seconds=60, log=lab.log("agent-worker-2"))
+        lab.start_agent("worker-1")
+    assert migration.target() == "worker-2"
+    vm.wait_console("worker-2", "GUEST boot=2 marker=worker-1")
+
+
+def test_a_vm_that_can_not_be_proved_stopped_is_not_copied(lab: Lab, namespace: str) -> None:
+    """Guard `stop_proved`: what is copied while something may write to it is torn, and the VM would run twice."""
+    vm = boot_vm(lab, namespace, "undead", "worker-1")
+    before = wait_heartbeats(vm.disk("worker-1"), [])
+    host = lab.hosts["worker-1"]
+    ghost = f"python3 -c 'import time; time.sleep(600)' -uuid {vm.uid} >/dev/null 2>&1 & echo $!"
+    pid = host.run(["bash", "-c", ghost]).stdout.strip()
+    try:
+        migration = migrate(vm, targetNode="worker-2")
+        migration.wait(reasons.NEEDS_ATTENTION, "True", reasons.NOT_STOPPED, seconds=90)
+        held = vm.inventory("worker-1")
+        assert held is not None
+        assert held["role"] == "SEALING"
+        assert "Copy" not in [step["verb"] for step in vm.placement()["steps"]]
+        assert not vm.disk("worker-2").exists()
+    finally:
+        host.run(["kill", "-9", pid])
+    assert migration.end() == ("Failed", "False", reasons.NOT_STOPPED)
+    vm.wait_console("worker-1", "GUEST boot=2 ")
+    wait_heartbeats(vm.disk("worker-1"), before)
+
+
+@contextmanager
+def mute_agents(lab: Lab) -> Iterator[None]:
+    """Meanwhile no agent may write its ComputeNode."""
+    whole = json.loads(lab.kubectl("get", "clusterrole", ROLE, "-o", "json").stdout)
+    less = [rule for rule in whole["rules"] if "computenodes/status" not in rule["resources"]]
+    assert len(less) < len(whole["rules"])
+    lab.kubectl("patch", "clusterrole", ROLE, "--type=merge", "-p", json.dumps({"rules": less}))
+    try:
+        yield
+    finally:
+        lab.kubectl("patch", "clusterrole", ROLE, "--type=merge", "-p", json.dumps({"rules": whole["rules"]}))
+
+
+def start_task(lab: Lab, vm: Vm) -> None:
+    """What a controller would ask, to have the agent try at once."""
+    placement = json.loads(lab.kubectl("get", "placement", vm.uid, "-o", "json").stdout)
+    spec = placement["spec"]
+    task = {
+        "apiVersion": "kubeferry.io/v1alpha1",
+        "kind": "HostTask",
+        "metadata": {"name": f"{vm.name}-start"},
+        "spec": {
+            "node": spec["nodeName"],
+            "hostId": spec["hostId"],
+            "verb": "Start",
+            "epoch": spec["epoch"],
+            "epochId": spec["lineage"][0],
+            "seq": 99,
+            "placement": {"name": vm.uid, "uid": placement["metadata"]["uid"]},
+            "start": {"domain": spec["domain"]},
+        },
+    }
+    lab.kubectl("create", "-f", "-", stdin=json.dumps(task))
+
+
+def test_a_host_that_can_not_tell_of_its_boot_starts_nothing(lab: Lab, namespace: str) -> None:
+    """Guard `publish_first`: a fence could count for a boot that nobody knows to be over."""
+    vm = boot_vm(lab, namespace, "untold", "worker-1")
+    host, log = lab.hosts["worker-1"], lab.log("agent-worker-1")
+    host.power_cut()
+    host.boot()
+    with mute_agents(lab):
+        seen = len(log.read_text())
+        lab.start_agent("worker-1")
+        start_task(lab, vm)
+
+        def refused() -> None:
+            tried = [line for line in log.read_text()[seen:].splitlines() if f'"key": "{vm.uid}"' in line]
+            if not tried:
+                raise NotYet("no start was tried yet")
+            assert "computenodes/status" in tried[0]
+
+        wait_until("the agent to be refused a start", refused, seconds=60, log=log)
+        assert vm.processes() == {}
+    vm.wait_console("worker-1", "GUEST boot=2 ")
+    lab.kubectl("delete", "hosttask", f"{vm.name}-start", "--ignore-not-found")
