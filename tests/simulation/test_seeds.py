@@ -1,10 +1,12 @@
 """Two thousand lives of two VMs, none of which may lose a disk, run a VM twice, or be left without an end."""
 
+import pytest
 from simulated.run import play, play_all, replay_command
 
 SEEDS = 2000
 
 
+@pytest.mark.timeout(1800)
 def test_no_seed_violates_an_invariant() -> None:
     violations = [f"seed {o.seed}: {o.violation}\n  replay: {replay_command(o.seed)}" for o in play_all(range(SEEDS)) if o.violation]
     assert not violations, "\n".join(violations)
