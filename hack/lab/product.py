@@ -19,6 +19,7 @@ SSHD_CONFIG = f"{STATE}/ssh/sshd_config"
 """Below a host's /var/lib/kubeferry: the agent writes it before it tells its ComputeNode where it can be reached."""
 SSH_PORT = 8022
 SSHD_SECONDS = 30.0
+CPU_RATIO = {"cpu": 64}
 IMAGES = f"{mountpoint.PATH}/images"
 
 
@@ -37,7 +38,7 @@ class Controller:
             LabError: it runs already.
         """
         _must_not_run(self._process, "the controller")
-        argv = _command(self._site, "controller", "controller", {"namespace": NAMESPACE, "logFormat": "json"} | config)
+        argv = _command(self._site, "controller", "controller", controller_config() | config)
         log = self._site.log("controller")
         self._process = self._site.processes.spawn("controller", argv, log, env=self._environment, cwd=paths.REPOSITORY)
         return self._process
@@ -116,6 +117,11 @@ class Agent:
             socket.create_connection((self._host.address, SSH_PORT), timeout=2).close()
         except OSError as error:
             raise NotYet(str(error)) from error
+
+
+def controller_config() -> dict[str, Any]:
+    """The controller's configuration: guests idle here, and each host tells of the few processors that all of them share."""
+    return {"namespace": NAMESPACE, "logFormat": "json", "scheduler": {"allocationRatios": CPU_RATIO}}
 
 
 def agent_config(node: str, address: str) -> dict[str, Any]:

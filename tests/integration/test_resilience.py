@@ -12,6 +12,7 @@ from watcher import Watcher
 from kubeferry.api import reasons
 from lab.guest import wait_heartbeats
 from lab.lab import Lab
+from lab.product import CPU_RATIO
 from lab.steps import NotYet, run, wait_until
 
 SLOW = "16mbit"
@@ -151,7 +152,7 @@ def controller(lab: Lab) -> Iterator[Lab]:
 
 def test_the_source_may_be_chosen_as_in_nova_and_then_the_next_node_is_taken(controller: Lab, namespace: str) -> None:
     others = ["Ready", "Schedulable", "TargetNode", "Retry", "StaleCopy", "CPU", "Memory", "Disk"]
-    controller.start_controller(scheduler={"filters": others, "weighers": {"RAM": -1, "CPU": 0, "Disk": 0}})
+    controller.start_controller(scheduler={"filters": others, "weighers": {"RAM": -1, "CPU": 0, "Disk": 0}, "allocationRatios": CPU_RATIO})
     placements = json.loads(controller.kubectl("get", "placements", "-o", "json").stdout)["items"]
     held = [copy["node"] for placement in placements for copy in placement["spec"]["copies"]]
     source = max(controller.hosts, key=held.count)  # with one more VM it is the fullest, and so the first choice

@@ -22,12 +22,10 @@ class Restless(FakeHypervisor):
 
     def __init__(self, *, at_once: bool) -> None:
         super().__init__()
-        self.starts = 0
         self._at_once = at_once
 
     def create(self, xml: str, allowed: Callable[[], bool]) -> None:
         super().create(xml, allowed)
-        self.starts += 1
         if self._at_once:
             self.destroy(UID)
 
