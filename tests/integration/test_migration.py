@@ -26,18 +26,6 @@ def wait_asked(vm: Vm, verb: str) -> None:
     wait_until(f"{verb} in the ledger of {vm.name}", asked, seconds=60, log=vm.lab.log("controller"))
 
 
-def wait_one_copy(vm: Vm, node: str) -> None:
-    """Wait until the Placement tells of one copy only, on that node, and of no lock."""
-
-    def one() -> None:
-        spec = vm.placement()
-        nodes = [copy["node"] for copy in spec["copies"]]
-        if nodes != [node] or "lock" in spec or spec["nodeName"] != node:
-            raise NotYet(f"copies on {nodes}, lock {spec.get('lock')}, nodeName {spec['nodeName']!r}")
-
-    wait_until(f"one copy of {vm.name}, on {node}", one, seconds=60, log=vm.lab.log("controller"))
-
-
 def directories(vm: Vm) -> list[str]:
     """The hosts that have an instance directory of the VM."""
     return [node for node in vm.lab.hosts if vm.directory(node).exists()]
@@ -80,7 +68,7 @@ def test_a_moved_vm_goes_on_with_its_disk_and_confirm_gives_up_the_sources_copy_
     assert not vm.is_known("worker-1")
     assert content(vm.trash("worker-1") / "root.raw") == sealed
     assert read_file(vm.trash("worker-1") / "root.raw", "/boots") == "1\n"
-    wait_one_copy(vm, target)
+    vm.wait_one_copy(target)
     vm.wait(reasons.READY, "True", reasons.RUNNING)
     assert vm.status()["nodeName"] == target
     assert "migration" not in vm.status()
@@ -125,7 +113,7 @@ def test_a_reverted_vm_is_back_as_it_was_and_what_it_wrote_at_the_target_is_gone
         vm.wait_console("worker-2", "GUEST boot=2 ")  # and not 3: what counted its boot at the target is gone
         back = vm.processes()
         assert list(back) == ["worker-2"]
-        wait_one_copy(vm, "worker-2")
+        vm.wait_one_copy("worker-2")
         after = wait_heartbeats(vm.disk("worker-2"), before)
     assert watcher.samples > 50
     assert watcher.most == 1
@@ -275,5 +263,5 @@ def test_a_source_that_loses_power_while_a_decision_is_awaited_stays_silent_unti
     assert watcher.most == 1
     assert len(watcher.seen) == 3
     assert list(vm.processes()) == ["worker-3"]
-    wait_one_copy(vm, "worker-3")
+    vm.wait_one_copy("worker-3")
     assert not vm.directory(target).exists()

@@ -24,24 +24,12 @@ def steps(vm: Vm, verb: str) -> list[dict[str, Any]]:
     return [step for step in vm.placement().get("steps", []) if step["verb"] == verb]
 
 
-def wait_one_copy(vm: Vm, node: str) -> None:
-    """Wait until the Placement tells of one copy only, on that node, and of no lock."""
-
-    def one() -> None:
-        spec = vm.placement()
-        nodes = [copy["node"] for copy in spec["copies"]]
-        if nodes != [node] or "lock" in spec or spec["nodeName"] != node:
-            raise NotYet(f"copies on {nodes}, lock {spec.get('lock')}, nodeName {spec['nodeName']!r}")
-
-    wait_until(f"one copy of {vm.name}, on {node}", one, seconds=90, log=vm.lab.log("controller"))
-
-
 def is_back(vm: Vm, node: str, before: list[str]) -> None:
     """The VM runs on its source again, from its own disk, and nowhere else."""
     vm.wait_console(node, "GUEST boot=2 ")
     wait_heartbeats(vm.disk(node), before)
     assert list(vm.processes()) == [node]
-    wait_one_copy(vm, node)
+    vm.wait_one_copy(node)
     assert [name for name in vm.lab.hosts if vm.directory(name).exists()] == [node]
 
 
@@ -194,7 +182,7 @@ def test_a_target_with_another_host_key_than_it_told_is_refused_while_the_vm_run
     migration = migrate(vm, targetNode="worker-3")
     assert migration.end() == ("Failed", "False", reasons.SSH_HOST_KEY_MISMATCH)
     assert vm.processes() == processes
-    wait_one_copy(vm, "worker-1")
+    vm.wait_one_copy("worker-1")
     elsewhere = Migration(lab, namespace, "elsewhere")
     manifest = {
         "apiVersion": "kubeferry.io/v1alpha1",

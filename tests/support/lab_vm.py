@@ -79,6 +79,17 @@ class Vm(Told):
         spec: dict[str, Any] = json.loads(self.lab.kubectl("get", "placement", self.uid, "-o", "json").stdout)["spec"]
         return spec
 
+    def wait_one_copy(self, node: str) -> None:
+        """Wait until the Placement tells of one copy only, on that node, and of no lock."""
+
+        def one() -> None:
+            spec = self.placement()
+            nodes = [copy["node"] for copy in spec["copies"]]
+            if nodes != [node] or "lock" in spec or spec["nodeName"] != node:
+                raise NotYet(f"copies on {nodes}, lock {spec.get('lock')}, nodeName {spec['nodeName']!r}")
+
+        wait_until(f"one copy of {self.name}, on {node}", one, seconds=90, log=self.lab.log("controller"))
+
     def processes(self) -> dict[str, list[int]]:
         """Pids of its living QEMU processes by host, as seen from outside."""
         return qemu_by_host(self.lab.hosts, self.uid)

@@ -31,17 +31,7 @@ class Placer:
 
     def place(self, place: Place) -> Choice:
         """Run one pass, and log it. It reads memory alone, and holds nothing: the reservation of Prepare is the arbiter."""
-        request = Request(
-            vm_uid=place.vm_uid,
-            source=place.source,
-            target=place.target,
-            attempted=place.attempted,
-            holders=place.holders,
-            cpus=place.cpus,
-            memory=place.memory,
-            bytes=place.bytes,
-        )
-        result = run(self._snapshot(place.vm_uid), request, self._profile.filters, self._profile.weighers)
+        result = run(self._snapshot(place.vm_uid), request_of(place), self._profile.filters, self._profile.weighers)
         _tell(place, result)
         node = result.feasible[0].name if result.feasible else None
         return Choice(migration_uid=place.migration_uid, node=node, message=result.explain(), report=result.report())
@@ -79,6 +69,20 @@ class Placer:
             disk=given.disk.supply(disk.total, disk.total - disk.free + filling) if disk is not None else given.disk.supply(None, filling),
             holders=_holders(name, told, others),
         )
+
+
+def request_of(place: Place) -> Request:
+    """What the pass is asked, as the pipeline takes it."""
+    return Request(
+        vm_uid=place.vm_uid,
+        source=place.source,
+        target=place.target,
+        attempted=place.attempted,
+        holders=place.holders,
+        cpus=place.cpus,
+        memory=place.memory,
+        bytes=place.bytes,
+    )
 
 
 def _holders(node: str, told: ComputeNodeStatus, placed: Iterable[PlacedOn]) -> tuple[Holder, ...]:

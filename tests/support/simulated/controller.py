@@ -10,13 +10,14 @@ from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import LockKind, Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
+from kubeferry.controller.placer import request_of
 from kubeferry.core.migration import finished, live_reads
 from kubeferry.core.observed import Choice, CreatePlacement, Host, NewTask, Observed, Place, ReplacePlacement, Stranger, VmDecision
 from kubeferry.core.vm import step
 from kubeferry.scheduling.allocation import Allocation
 from kubeferry.scheduling.pipeline import run
 from kubeferry.scheduling.registry import Profile
-from kubeferry.scheduling.snapshot import Candidate, Request, Snapshot
+from kubeferry.scheduling.snapshot import Candidate, Snapshot
 from simulated.api import Api, Node, RefusedError, View
 
 if TYPE_CHECKING:
@@ -146,17 +147,7 @@ class Controller:
             )
             for n in self.view.all(Node)
         )
-        request = Request(
-            vm_uid=place.vm_uid,
-            source=place.source,
-            target=place.target,
-            attempted=place.attempted,
-            holders=place.holders,
-            cpus=place.cpus,
-            memory=place.memory,
-            bytes=place.bytes,
-        )
-        result = run(Snapshot(candidates), request, self.profile.filters, self.profile.weighers)
+        result = run(Snapshot(candidates), request_of(place), self.profile.filters, self.profile.weighers)
         node = result.feasible[0].name if result.feasible else None
         return Choice(migration_uid=place.migration_uid, node=node, message=result.explain(), report=result.report())
 
