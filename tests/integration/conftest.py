@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.lab import Lab
+from lab.steps import NotYet, wait_until
 from lab.witness import qemu_by_host
 
 LOGS = Path(__file__).resolve().parents[2] / "build" / "test-logs"
@@ -30,9 +31,21 @@ def namespace(lab: Lab) -> Iterator[str]:
     """A namespace of the test's own. Its VMs are off afterwards: a guest that idles takes 3 % of a processor from those that follow."""
     name = f"test-{next(_numbers)}"
     lab.kubectl("create", "namespace", name)
+    wait_until("the controller to see every agent alive", lambda: none_silent(lab), seconds=90, log=lab.log("controller"))
     yield name
     for vm in json.loads(lab.kubectl("get", "fvm", "-n", name, "-o", "json").stdout)["items"]:
         switch_off(lab, vm["metadata"]["uid"])
+
+
+def none_silent(lab: Lab) -> None:
+    """Whether no agent counts as silent: one that a test before had killed is seen again a moment after its Lease changes."""
+    alive: dict[str, bool | None] = {}
+    for line in lab.log("controller").read_text().splitlines():
+        if '"agent looked at"' in line:
+            told = json.loads(line)
+            alive[told["node"]] = told["alive"]
+    if silent := [node for node in lab.hosts if alive.get(node) is False]:
+        raise NotYet(f"{', '.join(silent)} count as silent")
 
 
 def switch_off(lab: Lab, uid: str) -> None:

@@ -5,6 +5,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import structlog
+
 from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.names import CONTROLLER_ACCOUNT
 from kubeferry.controller.execute import Executor
@@ -32,6 +34,8 @@ STOP_GRACE = timedelta(seconds=2)
 
 RELIST = "relist"
 LEASES = "leases"
+
+log = structlog.get_logger(__name__)
 
 
 class Controller:
@@ -97,5 +101,7 @@ class Controller:
 
     async def _look_at_leases(self) -> None:
         renewals = await read_leases(self._server, self._settings.namespace)
-        for node in self._leases.saw(renewals, boottime()):
+        now = boottime()
+        for node in sorted(self._leases.saw(renewals, now)):
+            log.info("agent looked at", node=node, alive=self._leases.fresh(node, now))
             self._wake(self._store.concerned(node))
