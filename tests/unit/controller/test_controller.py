@@ -167,6 +167,19 @@ async def test_a_vm_waits_for_a_node_until_its_lease_is_seen_to_change(
     assert list(agent.tasks()) == [Verb.CREATE]
 
 
+async def test_that_an_agent_falls_silent_and_that_it_is_back_is_told_once_each(
+    controller: Controller, clock: ManualClock, agent: Agent, logs: list[EventDict]
+) -> None:
+    await controller.start()
+    for beats in (True, True, False, False, False, False, False, True):
+        if beats:
+            await agent.beat()
+        clock.advance(10)
+        await settle()
+    told = [(entry["node"], entry["alive"]) for entry in logs if entry["event"] == "agent looked at"]
+    assert told == [("n1", None), ("n1", True), ("n1", False), ("n1", True)]
+
+
 async def test_a_node_that_falls_silent_wakes_its_vms(controller: Controller, server: FakeServer, clock: ManualClock, agent: Agent) -> None:
     await server.create(VM, vm_body())
     await controller.start()
