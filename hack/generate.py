@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from kubeferry.api.model import schema
+from kubeferry.api.model import VALIDATIONS, schema
 from kubeferry.api.names import GROUP, VERSION
 from kubeferry.api.resources import RESOURCES, Column, Resource
 
@@ -56,6 +56,7 @@ def printer_column(column: Column) -> dict[str, Any]:
 def crd(resource: Resource) -> dict[str, Any]:
     """The CustomResourceDefinition of a resource."""
     properties: dict[str, Any] = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
+    rules = schema(resource.model).get(VALIDATIONS, [])
     for name, part in (("spec", resource.spec), ("status", resource.status)):
         if part is not None:
             whole = schema(part)
@@ -69,9 +70,10 @@ def crd(resource: Resource) -> dict[str, Any]:
             "openAPIV3Schema": {
                 "type": "object",
                 "description": " ".join((resource.model.__doc__ or "").split()),
-                "required": ["spec"] if resource.spec is not None else [],
+                "required": ["spec"] if _needs_spec(resource) else [],
                 "properties": properties,
             }
+            | ({VALIDATIONS: rules} if rules else {})
         },
     }
     if not version["schema"]["openAPIV3Schema"]["required"]:
@@ -92,6 +94,11 @@ def crd(resource: Resource) -> dict[str, Any]:
             "versions": [version],
         },
     }
+
+
+def _needs_spec(resource: Resource) -> bool:
+    """Whether an object without a spec says nothing: its model has no default for it."""
+    return "spec" in schema(resource.model).get("required", [])
 
 
 def files() -> dict[Path, str]:

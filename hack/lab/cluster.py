@@ -48,7 +48,7 @@ class Cluster:
         self._kubeconfigs = {ADMIN: control_plane.kubeconfig}
 
     def kubeconfig(self, identity: str) -> Path:
-        """The kubeconfig of `admin`, of `controller`, or, by its host's name, of an agent.
+        """The kubeconfig of `admin`, of `controller`, by its host's name of an agent, or of an identity that was added.
 
         Raises:
             LabError: no such identity.
@@ -116,12 +116,28 @@ class Cluster:
         Raises:
             LabError: kubectl failed.
         """
-        bound = {host: (AGENT, "--bound-object-kind", "Node", "--bound-object-name", host) for host in hosts}
+        accounts = {"controller": (CONTROLLER, None), **{host: (AGENT, host) for host in hosts}}
         with ThreadPoolExecutor() as pool:
-            list(pool.map(self._add_identity, ["controller", *bound], [(CONTROLLER,), *bound.values()]))
+            made = [pool.submit(self.add_identity, name, account, NAMESPACE, node=node) for name, (account, node) in accounts.items()]
+        for identity in made:
+            identity.result()
 
-    def _add_identity(self, identity: str, arguments: Sequence[str]) -> None:
-        token = self._own_kubectl("create", "token", *arguments, "--namespace", NAMESPACE, "--duration", TOKEN_DURATION).strip()
+    def add_identity(self, identity: str, account: str, namespace: str, *, node: str | None = None) -> None:
+        """Make the kubeconfig of a ServiceAccount, which exists.
+
+        Args:
+            identity: what the lab calls it.
+            account: the ServiceAccount's name.
+            namespace: the ServiceAccount's.
+            node: the Node that its token is bound to, as a pod's would be; None: it is bound to none.
+
+        Raises:
+            LabError: another identity is called so, or kubectl failed.
+        """
+        if identity in self._kubeconfigs:
+            raise LabError(f"there is an identity {identity!r} already")
+        bound = () if node is None else ("--bound-object-kind", "Node", "--bound-object-name", node)
+        token = self._own_kubectl("create", "token", account, "--namespace", namespace, "--duration", TOKEN_DURATION, *bound).strip()
         path = self._control_plane.directory / f"{identity}.kubeconfig"
         kubeconfig.by_token(path, self._control_plane.server, self._control_plane.authority, token)
         self._kubeconfigs[identity] = path

@@ -114,7 +114,7 @@ class Lab:
     def kubectl(
         self, *arguments: str, as_: str = ADMIN, stdin: str | None = None, check: bool = True
     ) -> "subprocess.CompletedProcess[str]":
-        """Run kubectl as `admin`, as `controller`, or, by the name of its host, as an agent.
+        """Run kubectl as `admin`, as `controller`, by the name of its host as an agent, or as an identity that was added.
 
         Raises:
             LabError: with `check`, it failed; without, only if it took longer than a minute.
@@ -122,12 +122,20 @@ class Lab:
         return self._content().kubectl(*arguments, as_=as_, stdin=stdin, check=check)
 
     def kubeconfig(self, identity: str = ADMIN) -> Path:
-        """The kubeconfig of `admin`, of `controller`, or, by the name of its host, of an agent.
+        """The kubeconfig of `admin`, of `controller`, by the name of its host of an agent, or of an identity that was added.
 
         Raises:
             LabError: no such identity.
         """
         return self._content().kubeconfig(identity)
+
+    def add_identity(self, identity: str, account: str, namespace: str, *, node: str | None = None) -> None:
+        """Let kubectl run as a ServiceAccount, which exists; see `Cluster.add_identity`.
+
+        Raises:
+            LabError: another identity is called so, or there is no such ServiceAccount.
+        """
+        self._content().add_identity(identity, account, namespace, node=node)
 
     def start_controller(self, **config: Any) -> Process:
         """Start the controller from the working tree; `config` is what its configuration has beside the lab's own.

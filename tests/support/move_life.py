@@ -13,7 +13,7 @@ from kubeferry.api.role import Role
 from kubeferry.api.scheduling import Scheduling
 from kubeferry.api.task import HostTask, HostTaskStatus, TaskPhase, TaskProgress, TaskResult, TaskState, Verb
 from kubeferry.core import ledger
-from kubeferry.core.migration import live_reads
+from kubeferry.core.decision import live_reads
 from kubeferry.core.observed import Choice, Host, Observed, Place, TellMigration, VmDecision
 from kubeferry.core.vm import step
 
@@ -65,7 +65,7 @@ class Life:
             hosts=hosts,
             migrations=tuple(oldest),
             choice=choice,
-            live=live_reads(self.spec, oldest) & self.hosts.keys(),
+            live=live_reads(self.spec, oldest, after(self.now)) & self.hosts.keys(),
             deletable=self.deletable,
         )
 
@@ -162,12 +162,10 @@ class Life:
         result = TaskResult(state=STATES[asked.spec.verb], bytes_copied=copied, digest=None if copied is None else DIGEST)
         return HostTaskStatus(phase=TaskPhase.SUCCEEDED, result=result)
 
-    def progress(self, verb: Verb, done: int, total: int) -> None:
+    def progress(self, verb: Verb, progress: TaskProgress) -> None:
         """The host tells how far it is."""
         asked = self.asked(verb)
-        status = HostTaskStatus(
-            phase=TaskPhase.RUNNING, started_at=after(self.now), progress=TaskProgress(bytes_total=total, bytes_done=done)
-        )
+        status = HostTaskStatus(phase=TaskPhase.RUNNING, started_at=after(self.now), progress=progress)
         self.tasks[asked.metadata.name] = dataclasses.replace(asked, status=status)
         self.step()
 

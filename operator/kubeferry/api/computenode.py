@@ -1,5 +1,6 @@
 """ComputeNode: a hypervisor as its agent tells it (Nova's compute_nodes)."""
 
+import dataclasses
 from typing import Annotated
 
 from pydantic import Field
@@ -99,8 +100,26 @@ class ComputeNodeStatus:
 
 
 @model
+class Fence:
+    """A human's word that one boot of a node is dead: it stands for the proof that this boot runs no VM any more."""
+
+    boot_id: Annotated[Uid, Field(description="The boot that is meant: status.bootId, as the node told it last.")]
+    reason: Annotated[str, Field(min_length=1, max_length=1024, description="How it was made sure that the node is off.")]
+
+
+@model
+class ComputeNodeSpec:
+    """What administrators say of a node."""
+
+    fence: Annotated[
+        Fence | None, Field(description="The node is lost, and was made sure to be off; counts while its agent is silent.")
+    ] = None
+
+
+@model
 class ComputeNode:
     """A hypervisor."""
 
     metadata: Meta
+    spec: ComputeNodeSpec = dataclasses.field(default_factory=ComputeNodeSpec)
     status: ComputeNodeStatus | None = None

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kubeferry.api.meta import Conditions, Meta
-from kubeferry.api.model import Bytes, Digest, Int, Message, Name, Reason, Time, Uid, model
+from kubeferry.api.model import Bytes, Digest, Int, Message, Name, Reason, Rule, Time, Uid, immutable, model, model_with
 from kubeferry.api.scheduling import Scheduling
 
 
@@ -51,21 +51,70 @@ class MigrationPhase(StrEnum):
     FAILED = "Failed"
 
 
+class VmGroup(StrEnum):
+    """API groups of VMs that can be moved."""
+
+    KUBEFERRY = "kubeferry.io"
+
+
+class VmKind(StrEnum):
+    """Kinds of VMs that can be moved."""
+
+    VIRTUAL_MACHINE = "VirtualMachine"
+
+
+class Strategy(StrEnum):
+    """How a VM is moved."""
+
+    COLD = "Cold"
+    """It is powered off for the copy."""
+
+
 @model
 class MovedVirtualMachine:
-    """The VM that is to move."""
+    """The VM that is to move (a typed local reference)."""
 
+    api_group: Annotated[VmGroup, Field(description="API group of the VM.")] = VmGroup.KUBEFERRY
+    kind: Annotated[VmKind, Field(description="Kind of the VM.")] = VmKind.VIRTUAL_MACHINE
     name: Annotated[Name, Field(description="Its name, in the Migration's namespace.")]
+    uid: Annotated[Uid | None, Field(description="Its uid, as a precondition: a VM that was made anew under the name is not moved.")] = None
 
 
-@model
+@model_with(
+    *immutable("virtualMachine", "sourceNode", "targetNode", "strategy"),
+    Rule(
+        "has(self.decisionTimeoutSeconds) == has(self.onDecisionTimeout)",
+        message="decisionTimeoutSeconds and onDecisionTimeout come together: one says when, the other what",
+        path=".decisionTimeoutSeconds",
+    ),
+)
 class MigrationSpec:
     """The move that is wanted."""
 
     virtual_machine: Annotated[MovedVirtualMachine, Field(description="The VM that is to move.")]
+    source_node: Annotated[
+        Name | None, Field(description="The node where the VM must be, as a precondition; elsewhere it is not moved.")
+    ] = None
     target_node: Annotated[Name | None, Field(description="The node to go to; absent: the scheduling pass chooses.")] = None
+    strategy: Annotated[Strategy, Field(description="Cold: the VM is powered off for the copy.")] = Strategy.COLD
     decision: Annotated[
         DecisionValue | None, Field(description="Confirm: keep the VM at the target and give up the source's copy. Revert: go back to it.")
+    ] = None
+    decision_timeout_seconds: Annotated[
+        Int | None,
+        Field(ge=1, le=31_536_000, description="Seconds to wait for a decision, then onDecisionTimeout is done; absent: for ever."),
+    ] = None
+    on_decision_timeout: Annotated[
+        DecisionValue | None, Field(description="What is done when nobody has decided in decisionTimeoutSeconds.")
+    ] = None
+    start_deadline_seconds: Annotated[
+        Int | None,
+        Field(
+            ge=1,
+            le=31_536_000,
+            description="Seconds after its creation until which it may begin, and waits for a node or for its turn; absent: "
+            "it fails at once where no node can be taken.",
+        ),
     ] = None
     shutdown_timeout_seconds: Annotated[
         Int | None, Field(ge=0, le=3600, description="Seconds that the guest gets to shut down, before force; absent: as the VM says.")
@@ -78,7 +127,30 @@ class Transfer:
 
     bytes_total: Annotated[Bytes, Field(description="Bytes to send, holes left out.")]
     bytes_done: Annotated[Bytes, Field(description="Bytes sent so far.")]
+    progress: Annotated[str | None, Field(max_length=4, description="The part of them that was sent, in per cent: 63%.")] = None
+    rate: Annotated[Bytes | None, Field(description="Bytes a second that were sent of late; absent: not known, or it has ended.")] = None
+    eta_seconds: Annotated[Int | None, Field(ge=0, description="Seconds that the rest will take at that rate.")] = None
     digest: Annotated[Digest | None, Field(description="BLAKE3 of what was copied; both hosts found the same.")] = None
+
+
+@model
+class Downtime:
+    """For how long the VM was off."""
+
+    started_at: Annotated[Time, Field(description="When it was asked to shut down, the last time.")]
+    ended_at: Annotated[Time | None, Field(description="When it was seen running after that; absent: it is off.")] = None
+    milliseconds: Annotated[Int, Field(ge=0, description="Time off in all, as far as it has ended: a Revert takes the VM off twice.")] = 0
+
+
+PHASES_TOLD = 32
+
+
+@model
+class PhaseTransition:
+    """When a phase began."""
+
+    phase: Annotated[MigrationPhase, Field(description="The phase.")]
+    time: Annotated[Time, Field(description="When it was told first.")]
 
 
 @model
@@ -105,12 +177,34 @@ class MigrationStatus:
     scheduling: Annotated[Scheduling | None, Field(description="What the last scheduling pass found.")] = None
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that came to nothing, the first one first.")] = ()
     transfer: Annotated[Transfer | None, Field(description="What the Copy moves.")] = None
+    phase_transitions: Annotated[
+        tuple[PhaseTransition, ...], Field(max_length=PHASES_TOLD, description="When each phase began, the first one first.")
+    ] = ()
+    downtime: Annotated[Downtime | None, Field(description="For how long the VM was off.")] = None
+    decision_deadline: Annotated[Time | None, Field(description="When spec.onDecisionTimeout is done, if nobody decides before.")] = None
     started_at: Annotated[Time | None, Field(description="When it took the VM's lock.")] = None
     finished_at: Annotated[Time | None, Field(description="When it ended.")] = None
     conditions: Conditions = ()
 
 
-@model
+_DECIDED = "has(oldSelf.status) && has(oldSelf.status.decision)"
+
+
+# They belong to the whole object, since they compare its spec with its status. The old spec's own decision may stay: a late change of it
+# must not block the controller's write of the status.
+@model_with(
+    Rule(
+        f"!({_DECIDED}) || !has(self.spec.decision) || self.spec.decision == oldSelf.status.decision.value"
+        " || (has(oldSelf.spec.decision) && self.spec.decision == oldSelf.spec.decision)",
+        expression="'the decision was taken: ' + oldSelf.status.decision.value + ' is final'",
+        path=".spec.decision",
+    ),
+    Rule(
+        f"!({_DECIDED}) || (has(self.status) && has(self.status.decision) && self.status.decision == oldSelf.status.decision)",
+        message="status.decision is final",
+        path=".status.decision",
+    ),
+)
 class Migration:
     """A request to move a VM to another node, where it waits to be confirmed or reverted."""
 

@@ -18,14 +18,47 @@ from kubeferry.api.quantity import QUANTITY_PATTERN, parse_quantity
 
 T = TypeVar("T")
 
+VALIDATIONS = "x-kubernetes-validations"
 _CONFIG = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rule:
+    """What the API server refuses beyond what a schema can say, in CEL (`x-kubernetes-validations`, KEP-2876).
+
+    `self` is the value of the model that bears the rule; a rule that names `oldSelf` is asked of updates alone.
+    """
+
+    rule: str
+    message: str = ""
+    """What is wrong and what to do, or in its place:"""
+    expression: str = ""
+    """CEL that gives the message."""
+    path: str = ""
+    """The field that is to blame, below the model: `.targetNode`."""
+
+    def body(self) -> JsonDict:
+        """The rule as a CustomResourceDefinition takes it."""
+        named = {"message": self.message, "messageExpression": self.expression, "fieldPath": self.path}
+        return {"rule": self.rule, **{key: value for key, value in named.items() if value}}
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+def model_with(*rules: Rule) -> Callable[[type[T]], type[T]]:
+    """Make a class a model whose values the API server checks by these rules."""
+    config = _CONFIG | ConfigDict(json_schema_extra={VALIDATIONS: [rule.body() for rule in rules]}) if rules else _CONFIG
+
+    def make(cls: type[T]) -> type[T]:
+        made: Any = dataclass(frozen=True, slots=True, kw_only=True, config=config)(cls)
+        return cast(type[T], made)
+
+    return make
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def model(cls: type[T]) -> type[T]:
     """Make `cls` a model: frozen, slotted, keyword-only, its JSON names in lowerCamelCase."""
-    made: Any = dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)(cls)
-    return cast(type[T], made)
+    return model_with()(cls)
 
 
 adapter = cast(Callable[[Any], TypeAdapter[Any]], cache(TypeAdapter))
@@ -56,6 +89,21 @@ def dump(value: object) -> dict[str, Any]:
 def schema(kind: type) -> dict[str, Any]:
     """The JSON schema of a model, with `$defs`."""
     return adapter(kind).json_schema(by_alias=True)
+
+
+def immutable(*fields: str) -> tuple[Rule, ...]:
+    """Rules that keep fields of a spec as they were created.
+
+    They belong to the model that holds the fields: a rule of the field itself is not asked when an optional one is added or removed.
+    """
+    return tuple(
+        Rule(
+            f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+            message=f"{name} is immutable: it can be neither set, changed nor removed after creation",
+            path=f".{name}",
+        )
+        for name in fields
+    )
 
 
 def list_map(key: str) -> JsonDict:

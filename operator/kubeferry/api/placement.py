@@ -10,8 +10,8 @@ from pydantic import Field
 
 from kubeferry.api.domain import Domain
 from kubeferry.api.meta import Meta
-from kubeferry.api.migration import Attempt, Decision
-from kubeferry.api.model import Bytes, Int, Message, Name, Reason, Time, Uid, model
+from kubeferry.api.migration import Attempt, Decision, Downtime
+from kubeferry.api.model import Bytes, Int, Message, Name, Reason, Rule, Time, Uid, immutable, model, model_with
 from kubeferry.api.task import DiscardMode, Proof, TaskError, TaskProgress, TaskResult, Verb
 
 
@@ -90,6 +90,7 @@ class Move:
     copy_tries: Annotated[Int, Field(ge=0, description="Copies that broke.")] = 0
     awaiting_since: Annotated[Time | None, Field(description="Since when a decision is awaited.")] = None
     decision: Annotated[Decision | None, Field(description="The durable decision.")] = None
+    downtime: Annotated[Downtime | None, Field(description="For how long the VM was off so far; absent: it was not asked to stop.")] = None
 
 
 @model
@@ -142,14 +143,6 @@ class SpecPending:
 
 
 @model
-class Downtime:
-    """For how long the VM was off."""
-
-    started_at: Annotated[Time, Field(description="Last moment at which it was known to run.")]
-    ended_at: Annotated[Time | None, Field(description="First moment at which it ran again.")] = None
-
-
-@model
 class Settled:
     """The durable outcome of a Migration: written by the CAS that unlocks, before it is told."""
 
@@ -163,7 +156,12 @@ class Settled:
     time: Annotated[Time, Field(description="When it ended.")]
 
 
-@model
+@model_with(
+    *immutable("virtualMachine"),
+    Rule(
+        "self.epoch >= oldSelf.epoch", message="epoch never falls: hosts refuse what is below the epoch that they have seen", path=".epoch"
+    ),
+)
 class PlacementSpec:
     """Where a VM is, who may start it, what was asked of which host and what was answered."""
 
@@ -188,7 +186,9 @@ class PlacementSpec:
         return self.lineage[0]
 
 
-@model
+@model_with(
+    Rule("self.metadata.name == self.spec.virtualMachine.uid", message="a Placement bears the uid of its VM as its name"),
+)
 class Placement:
     """The one place of truth about a VM; named by the VM's uid."""
 

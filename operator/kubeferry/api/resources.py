@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
+from kubeferry.api.computenode import ComputeNode, ComputeNodeSpec, ComputeNodeStatus
 from kubeferry.api.migration import Migration, MigrationSpec, MigrationStatus
 from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus
@@ -74,8 +74,9 @@ RESOURCES: tuple[Resource, ...] = (
             Column("Phase", ".status.phase"),
             Column("Source", ".status.sourceNode"),
             Column("Target", ".status.targetNode"),
-            Column("Copied", ".status.transfer.bytesDone"),
+            Column("Progress", ".status.transfer.progress"),
             Column("Decision", ".status.decision.value", wide=True),
+            Column("Downtime", ".status.downtime.milliseconds", "integer", wide=True),
             Column("Reason", ".status.conditions[?(@.type=='Succeeded')].reason", wide=True),
             AGE,
         ),
@@ -117,7 +118,7 @@ RESOURCES: tuple[Resource, ...] = (
     ),
     Resource(
         model=ComputeNode,
-        spec=None,
+        spec=ComputeNodeSpec,
         status=ComputeNodeStatus,
         plural="computenodes",
         short_name="cn",

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from kubeferry.api.domain import Domain
 from kubeferry.api.meta import Meta
-from kubeferry.api.model import Bytes, Digest, Int, Label, Message, Name, Reason, Time, Uid, model
+from kubeferry.api.model import Bytes, Digest, Int, Label, Message, Name, Reason, Rule, Time, Uid, model, model_with
 
 
 class Verb(StrEnum):
@@ -92,6 +92,7 @@ class TaskProgress:
     signs: Annotated[
         Int, Field(ge=0, description="Signs of life that the target gave while no byte moved: it reads back what it got, say.")
     ] = 0
+    rate: Annotated[Bytes | None, Field(description="Bytes a second that were sent of late.")] = None
 
 
 @model
@@ -190,7 +191,13 @@ class DiscardParameters:
     mode: Annotated[DiscardMode, Field(description="What becomes of its files.")]
 
 
-@model
+_VERB_WITH_ITS_BLOCK = " && ".join(f"(self.verb == '{verb}') == has(self.{verb.lower()})" for verb in Verb)
+
+
+@model_with(
+    Rule("self == oldSelf", message="a HostTask is immutable: its host may have begun what it asks"),
+    Rule(_VERB_WITH_ITS_BLOCK, message="exactly one block of parameters must be set, the one that bears the verb's name"),
+)
 class HostTaskSpec:
     """What is asked, immutable."""
 

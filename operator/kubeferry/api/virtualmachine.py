@@ -9,7 +9,7 @@ from pydantic import Field
 from kubeferry.api.domain import Architecture, DiskBus, DiskFormat, KernelBoot
 from kubeferry.api.meta import Conditions, Meta
 from kubeferry.api.migration import MigrationPhase
-from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, list_map, model
+from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, Rule, immutable, list_map, model, model_with
 
 
 class RunStrategy(StrEnum):
@@ -145,7 +145,23 @@ class Volume:
     local_disk: Annotated[LocalDisk, Field(description="A node-local disk.")]
 
 
-@model
+_DISKS, _VOLUMES = "self.domain.devices.disks", "self.volumes"
+
+
+@model_with(
+    *immutable("architecture", "domain", "volumes"),
+    Rule(
+        f"{_DISKS}.size() == {_VOLUMES}.size() && {_DISKS}.all(d, {_VOLUMES}.exists(v, v.name == d.name))",
+        expression=f"'domain.devices.disks names ' + {_DISKS}.map(d, d.name).join(', ') + ', volumes has '"
+        f" + {_VOLUMES}.map(v, v.name).join(', ') + ': each disk needs exactly one volume of its name, and each volume a disk'",
+        path=".volumes",
+    ),
+    Rule(
+        f"{_VOLUMES}.all(v, v.localDisk.source.hostPath.node == {_VOLUMES}[0].localDisk.source.hostPath.node)",
+        message="the volumes' hostPath sources name several nodes: all must lie on one, where the VM is made",
+        path=".volumes",
+    ),
+)
 class VirtualMachineTemplateSpec:
     """What the VM is made of."""
 

@@ -1,13 +1,15 @@
 """All reads of a pass, for one VM."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.migration import Migration
 from kubeferry.api.placement import Lock, LockKind, Placement
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.store import Store
-from kubeferry.core.migration import finished, live_reads
+from kubeferry.core.decision import live_reads
+from kubeferry.core.migration import finished
 from kubeferry.core.observed import Host, Observed
 from kubeferry.kube.client import Cluster, S
 from kubeferry.kube.errors import NotFound
@@ -38,7 +40,7 @@ class Gatherer:
         migrations = () if vm is None else await self._migrations(vm.metadata.namespace, vm.metadata.name)
         if vm is not None and placement is not None:
             migrations = await self._with_holder(placement.spec.lock, migrations)
-        live = frozenset() if placement is None else live_reads(placement.spec, migrations)
+        live = frozenset() if placement is None else live_reads(placement.spec, migrations, datetime.now(UTC))
         for node in sorted(live):
             await self._read_host(node)
         return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=self._hosts(), migrations=migrations, live=live)
@@ -112,7 +114,11 @@ class Gatherer:
     def _hosts(self) -> tuple[Host, ...]:
         now = self._clock()
         return tuple(
-            Host(name=name, status=node.status, lease_fresh=self._leases.fresh(name, now))
+            Host(name=name, status=node.status, lease_fresh=self._leases.fresh(name, now), fence=_fence(node))
             for node in self._store.hosts()
             if node.status is not None and (name := node.metadata.name)
         )
+
+
+def _fence(node: ComputeNode) -> str | None:
+    return None if node.spec.fence is None else node.spec.fence.boot_id

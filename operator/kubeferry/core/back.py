@@ -7,7 +7,7 @@ from kubeferry.api import reasons
 from kubeferry.api.model import MESSAGE_LENGTH
 from kubeferry.api.placement import Copy, Direction, Move, Outcome, PlacementSpec, Settled, Step, StepState
 from kubeferry.api.task import DiscardMode, Proof, ProofKind, TaskState, Verb
-from kubeferry.core import guards, ledger
+from kubeferry.core import downtime, guards, ledger
 from kubeferry.core.fence import fenced
 from kubeferry.core.observed import Observed
 from kubeferry.core.parameters import copy_on
@@ -30,7 +30,8 @@ def turned(spec: PlacementSpec, move: Move, now: datetime, fresh_id: str) -> Pla
     source, target = copy_on(spec, move.source), copy_on(spec, move.target)
     copied = ledger.at_epoch(spec, Verb.COPY, source.host_id)
     released = copied is not None and copied.state == StepState.SUCCEEDED
-    spec = ledger.raise_epoch(dataclasses.replace(spec, move=dataclasses.replace(move, direction=Direction.BACK)), fresh_id)
+    move = dataclasses.replace(move, direction=Direction.BACK, downtime=downtime.off(move.downtime, now))
+    spec = ledger.raise_epoch(dataclasses.replace(spec, move=move), fresh_id)
     if released:
         return _seal_target(spec, move, target, now)
     spec = dataclasses.replace(spec, node_name=source.node, host_id=source.host_id)
@@ -79,6 +80,7 @@ def _activate_source(spec: PlacementSpec, move: Move, sealed: Step, now: datetim
 
 def _back(spec: PlacementSpec, move: Move, target: Copy, now: datetime) -> PlacementSpec:
     """The VM runs on its source again: the lock is given up."""
+    spec = dataclasses.replace(spec, move=dataclasses.replace(move, downtime=downtime.on(move.downtime, now)))
     sealed = ledger.at_epoch(spec, Verb.SEAL, target.host_id)
     if sealed is not None and sealed.state != StepState.SUCCEEDED:
         target = dataclasses.replace(target, unsealed=True)
@@ -114,6 +116,7 @@ def unlocked(spec: PlacementSpec, loser: Copy | None, outcome: Outcome, reason: 
         message=message[:MESSAGE_LENGTH],
         decision=spec.move.decision,
         attempts=spec.move.attempts,
+        downtime=spec.move.downtime,
         time=now,
     )
     copies = spec.copies

@@ -13,7 +13,7 @@ from kubeferry.api.model import MESSAGE_LENGTH
 from kubeferry.api.placement import Copy, Direction, Move, Outcome, PlacementSpec, Step, StepState
 from kubeferry.api.role import Role
 from kubeferry.api.task import DiscardMode, Proof, ProofKind, Verb
-from kubeferry.core import back, deadlines, guards, ledger, migration
+from kubeferry.core import back, deadlines, decision, downtime, guards, ledger, migration
 from kubeferry.core.limits import Limits
 from kubeferry.core.migration import Obstacle
 from kubeferry.core.observed import Observed, Place
@@ -64,7 +64,7 @@ def advance(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: st
     if holder is None:
         return Next(spec if kept_without_holder(spec, move) else _withdrawn(spec, move, now, fresh_id, _GONE))
     if move.awaiting_since is not None:
-        return Next(_decided(spec, move, holder, observed, now, fresh_id))
+        return Next(_decided(spec, move, holder, observed, now, fresh_id), again=_decision_due(spec, move, holder, observed, now))
     if migration.finished(holder):  # an end is final
         return Next(_withdrawn(spec, move, now, fresh_id, "its end was told by another controller while it was given the lock"))
     way = _Way(spec, move, holder, observed, now, fresh_id, limits)
@@ -121,13 +121,15 @@ class _Way:
         if not self._done(Verb.PREFLIGHT):
             return spec
         if not self._asked(Verb.SEAL):
+            spec = dataclasses.replace(spec, move=dataclasses.replace(self.move, downtime=downtime.off(self.move.downtime, self.now)))
             return ledger.ask(spec, Verb.SEAL, source.node, source.host_id, self.now, grace=self.move.shutdown_timeout_seconds)
         if not self._asked(Verb.COPY) and guards.sealed_first(Role.SEALED if self._done(Verb.SEAL) else Role.ACTIVE):
             return ledger.ask(spec, Verb.COPY, source.node, source.host_id, self.now)
         if not self._asked(Verb.ACTIVATE) and guards.activate_needs_release(released=self._done(Verb.COPY)):
             return self._switched_over(source)
         if self._asked(Verb.ACTIVATE) and guards.confirm_running(spec):
-            return dataclasses.replace(spec, move=dataclasses.replace(self.move, awaiting_since=self.now))
+            seen = dataclasses.replace(self.move, awaiting_since=self.now, downtime=downtime.on(self.move.downtime, self.now))
+            return dataclasses.replace(spec, move=seen)
         return spec
 
     def _asked(self, verb: Verb) -> bool:
@@ -181,7 +183,8 @@ class _Way:
         return Next(migration.aimed(spec, target, self.now, self.fresh_id))
 
     def cancelled(self) -> PlacementSpec:
-        move = dataclasses.replace(self.move, decision=_decision(DecisionValue.REVERT, self.now))
+        wish = Decision(value=DecisionValue.REVERT, source=DecisionSource.USER, time=self.now)
+        move = dataclasses.replace(self.move, decision=wish)
         if self._asked(Verb.SEAL):
             return back.turned(self.spec, move, self.now, self.fresh_id)
         spec = _given_up(self.spec, move, reasons.CANCELLED)
@@ -244,11 +247,21 @@ def _given_up(spec: PlacementSpec, move: Move, reason: str) -> PlacementSpec:
 
 
 def _decided(spec: PlacementSpec, move: Move, holder: Migration, observed: Observed, now: datetime, fresh_id: str) -> PlacementSpec:
-    if holder.spec.decision == DecisionValue.CONFIRM and confirm_obstacle(spec, observed) is None:
-        return _confirmed(spec, move, now)
-    if holder.spec.decision == DecisionValue.REVERT:
-        return back.turned(spec, dataclasses.replace(move, decision=_decision(DecisionValue.REVERT, now)), now, fresh_id)
-    return spec
+    wish = decision.wished(move, holder, now)
+    if wish is None:
+        return spec
+    decided = dataclasses.replace(move, decision=wish)
+    if wish.value == DecisionValue.REVERT:
+        return back.turned(spec, decided, now, fresh_id)
+    return _confirmed(spec, decided, now) if confirm_obstacle(spec, observed) is None else spec
+
+
+def _decision_due(spec: PlacementSpec, move: Move, holder: Migration, observed: Observed, now: datetime) -> timedelta | None:
+    """When to look again at one that awaits its decision: at its deadline, and at once if that has passed since all was read."""
+    due = decision.deadline(move, holder)
+    if due is not None and due > now:
+        return due - now
+    return timedelta() if decision.confirm_is_wished(spec, (holder,), now) and spec.node_name not in observed.live else None
 
 
 def confirm_obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None:
@@ -269,12 +282,7 @@ def confirm_obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None
     return Obstacle(reasons.TARGET_NOT_ACTIVE, message)
 
 
-def _decision(value: DecisionValue, now: datetime) -> Decision:
-    return Decision(value=value, source=DecisionSource.USER, time=now)
-
-
 def _confirmed(spec: PlacementSpec, move: Move, now: datetime) -> PlacementSpec:
-    move = dataclasses.replace(move, decision=_decision(DecisionValue.CONFIRM, now))
     source = copy_on(spec, move.source)
     spec = dataclasses.replace(spec, domain=move.domain, move=move)
     return back.unlocked(spec, source, Outcome.CONFIRMED, reasons.CONFIRMED, f"the VM lives on {move.target}", now)

@@ -1,7 +1,6 @@
 """Which Migration is whose, and how one takes the VM's lock; what it does while it holds the lock is in `forward` and `back`."""
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -113,16 +112,13 @@ def obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None:
     return None
 
 
-def take(placement: Placement, observed: Observed, now: datetime, fresh_id: str) -> VmDecision | None:
-    """The next move of the Migration that comes next, on its way to the lock; None: there is none, or it must wait.
+def take(placement: Placement, migration: Migration, observed: Observed, now: datetime, fresh_id: str) -> VmDecision | None:
+    """The next move of a Migration on its way to the lock, where nothing is in its way; None: no node can be taken.
 
     The finalizer comes first, then the scheduling pass, then one compare-and-swap: `lock, epoch + 1, move, copies += target`, and
     the Prepare that is asked of the target.
     """
     spec = placement.spec
-    migration = next_in_line(spec, observed)
-    if migration is None or obstacle(spec, observed) is not None:
-        return None
     if FINALIZER not in migration.metadata.finalizers:
         return VmDecision(protect_migration=migration)
     choice = chosen(observed, migration)
@@ -207,20 +203,6 @@ def aimed(spec: PlacementSpec, target: Host, now: datetime, fresh_id: str) -> Pl
         copy = Copy(node=target.name, host_id=target.status.host_id, epoch_id=fresh_id)
         spec = dataclasses.replace(spec, copies=(*spec.copies, copy))
     return ledger.ask(spec, Verb.PREPARE, target.name, target.status.host_id, now)
-
-
-def confirm_is_wished(spec: PlacementSpec, migrations: Iterable[Migration]) -> bool:
-    """Whether the Migration that holds the lock awaits its decision, and is to be confirmed."""
-    move = spec.move
-    awaits = move is not None and move.direction == Direction.FORWARD and move.awaiting_since is not None
-    return awaits and any(holds(spec, m) and m.spec.decision == DecisionValue.CONFIRM for m in migrations)
-
-
-def live_reads(spec: PlacementSpec, migrations: Iterable[Migration]) -> frozenset[str]:
-    """The nodes whose ComputeNode must be read consistently, after this Placement: Confirm and a fence go by their word of now."""
-    confirmed = {spec.node_name} if confirm_is_wished(spec, migrations) else set()
-    sealing = {s.node for s in spec.steps if s.verb == Verb.SEAL and s.state == StepState.PENDING}
-    return frozenset(confirmed | {node for node in sealing if guards.fence_reread(spec, node)})
 
 
 # After it

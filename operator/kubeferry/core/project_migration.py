@@ -1,28 +1,25 @@
 """Projections: what people are told of a Migration. Of all that, only `Finished` is ever read back."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
 from kubeferry.api.meta import Status
-from kubeferry.api.migration import DecisionValue, Migration, MigrationPhase, MigrationStatus, Transfer
+from kubeferry.api.migration import PHASES_TOLD, Migration, MigrationPhase, MigrationStatus, PhaseTransition
 from kubeferry.api.model import MESSAGE_LENGTH
 from kubeferry.api.placement import Direction, Move, Outcome, PlacementSpec, Settled, Step, StepState
-from kubeferry.api.task import HostTask, Verb
-from kubeferry.core import forward, migration
+from kubeferry.api.task import Verb
+from kubeferry.core import decision, forward, migration, outlook
 from kubeferry.core.observed import Choice, Observed
+from kubeferry.core.project_transfer import transfer
 from kubeferry.core.told import Told, tell
 from kubeferry.core.trouble import Trouble
 
-VM_APPEARS_WITHIN = timedelta(seconds=30)
-"""A Migration and its VM may be applied in one file, in any order."""
-
-
-_WAITING = Told(Status.FALSE, reasons.WAITING)
-_IN_PROGRESS = Told(Status.FALSE, reasons.IN_PROGRESS)
-_DONE = Told(Status.TRUE, reasons.DONE)
-_QUIET = Told(Status.FALSE, reasons.AS_EXPECTED)
+_WAITING = Told(Status.FALSE, reasons.WAITING, "what comes before it is not done yet")
+_IN_PROGRESS = Told(Status.FALSE, reasons.IN_PROGRESS, "it is being done")
+_DONE = Told(Status.TRUE, reasons.DONE, "it was done, and observed")
+_QUIET = Told(Status.FALSE, reasons.AS_EXPECTED, "nothing is to be done by a human")
 
 _NOT_BEGUN: Mapping[str, Told] = {
     reasons.SCHEDULED: _WAITING,
@@ -36,9 +33,10 @@ _NOT_BEGUN: Mapping[str, Told] = {
     reasons.REVERTED: _WAITING,
     reasons.NEEDS_ATTENTION: _QUIET,
     reasons.FINISHED: _WAITING,
-    reasons.SUCCEEDED: Told(Status.UNKNOWN, reasons.IN_PROGRESS),
+    reasons.SUCCEEDED: Told(Status.UNKNOWN, reasons.IN_PROGRESS, "it has not ended"),
 }
 """Every condition, as it is told at the first visit."""
+_STEPS = (reasons.PREPARED, reasons.SOURCE_SEALED, reasons.DISKS_COPIED, reasons.TARGET_ACTIVE)
 _REACHED = {Outcome.CONFIRMED: reasons.CONFIRMED, Outcome.REVERTED: reasons.REVERTED}
 """The condition that an end makes true."""
 
@@ -76,27 +74,22 @@ def without_vm(of: Migration, now: datetime) -> tuple[MigrationStatus | None, ti
         lost = f"VirtualMachine {name} is gone, although it was protected, while this Migration held it; its copies are left as they are"
         return _lost(of, reasons.VM_MISSING, lost, now), None
     message = f"there is no VirtualMachine {name}: see that the Migration is in the VM's namespace, and names it as it is called"
-    left = (of.metadata.creation_timestamp or now) + VM_APPEARS_WITHIN - now
+    left = outlook.missing_until(of, now) - now
     if left > timedelta():
         return _pending(of, reasons.VM_MISSING, message, now), left
-    return _failed(of, reasons.VM_MISSING, f"{message}. Nothing was touched", now), None
+    return _end(of, outlook.End(Outcome.FAILED, reasons.VM_MISSING, f"{message}. Nothing was touched"), now), None
 
 
 def _waiting(of: Migration, spec: PlacementSpec | None, observed: Observed, now: datetime) -> MigrationStatus:
-    if migration.cancelled(spec, of):
-        return _cancelled(of, now)
-    first = migration.next_in_line(spec, observed)
-    if spec is None:
-        return _pending(of, reasons.VM_NOT_READY, "the VM has no node yet", now)
-    if first is not None and first.metadata.uid != of.metadata.uid and spec.lock is None:
-        return _pending(of, reasons.BLOCKED_BY_MIGRATION, f"Migration {first.metadata.namespace}/{first.metadata.name} comes first", now)
-    if (obstacle := migration.obstacle(spec, observed)) is not None:
-        return _pending(of, obstacle.reason, obstacle.message, now)
+    match outlook.of(of, spec, observed, now):
+        case None:
+            status = _pending(of, reasons.IN_PROGRESS, "a node is looked for", now)
+        case outlook.Wait() as wait:
+            status = _pending(of, wait.reason, wait.message, now)
+        case outlook.End() as end:
+            status = _end(of, end, now)
     choice = migration.chosen(observed, of)
-    if choice is not None and choice.node is None:
-        failed = _failed(of, reasons.NO_FEASIBLE_NODE, f"{choice.message}. Nothing was touched", now)
-        return dataclasses.replace(failed, scheduling=choice.report)
-    return _pending(of, reasons.IN_PROGRESS, "", now)
+    return status if choice is None or choice.node is not None else dataclasses.replace(status, scheduling=choice.report)
 
 
 def _lost(of: Migration, reason: str, message: str, now: datetime) -> MigrationStatus:
@@ -113,27 +106,23 @@ def scheduled(of: Migration, choice: Choice, now: datetime) -> MigrationStatus:
     return dataclasses.replace(status, scheduling=choice.report)
 
 
-def _cancelled(of: Migration, now: datetime) -> MigrationStatus:
-    ends = {
-        reasons.REVERTED: Told(Status.TRUE, reasons.CANCELLED),
-        reasons.FINISHED: Told(Status.TRUE, reasons.CANCELLED, "it was reverted before it had begun. Nothing was touched"),
-        reasons.SUCCEEDED: Told(Status.FALSE, reasons.CANCELLED),
-    }
-    return _with(of, MigrationPhase.REVERTED, {**_NOT_BEGUN, **ends}, now, finished_at=now)
-
-
 def _pending(of: Migration, reason: str, message: str, now: datetime) -> MigrationStatus:
     return _with(of, MigrationPhase.PENDING, {**_NOT_BEGUN, reasons.SCHEDULED: Told(Status.FALSE, reason, message)}, now)
 
 
-def _failed(of: Migration, reason: str, message: str, now: datetime) -> MigrationStatus:
+def _end(of: Migration, end: outlook.End, now: datetime) -> MigrationStatus:
     """A Migration that never held the lock: its outcome stands in its status alone."""
+    won = Status.TRUE if end.outcome == Outcome.CONFIRMED else Status.FALSE
+    not_begun = Told(Status.FALSE, end.reason, "it was not begun")
     ends = {
-        reasons.SCHEDULED: Told(Status.FALSE, reason, message),
-        reasons.FINISHED: Told(Status.TRUE, reason, message),
-        reasons.SUCCEEDED: Told(Status.FALSE, reason, message),
+        reasons.SCHEDULED: Told(won, end.reason, end.message),
+        **dict.fromkeys((*_STEPS, reasons.AWAITING_DECISION, reasons.CONFIRMED, reasons.REVERTED), not_begun),
+        reasons.FINISHED: Told(Status.TRUE, end.reason, end.message),
+        reasons.SUCCEEDED: Told(won, end.reason, end.message),
     }
-    return _with(of, MigrationPhase.FAILED, {**_NOT_BEGUN, **ends}, now, finished_at=now)
+    if (reached := _REACHED.get(end.outcome)) is not None:
+        ends[reached] = Told(Status.TRUE, end.reason, end.message)
+    return _with(of, MigrationPhase(end.outcome), {**_NOT_BEGUN, **ends}, now, finished_at=now)
 
 
 def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Trouble | None, now: datetime) -> MigrationStatus:
@@ -141,7 +130,7 @@ def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Tr
     if move is None:
         raise ValueError("a Migration that holds the lock has a move")
     back = move.direction == Direction.BACK
-    conditions = dict(_going_back(move, trouble) if back else _going_forward(of, spec, observed))
+    conditions = dict(_going_back(move, trouble) if back else _going_forward(of, spec, move, observed, now))
     conditions[reasons.SCHEDULED] = Told(Status.TRUE, reasons.PLACED, f"from {move.source} to {move.target}")
     conditions[reasons.NEEDS_ATTENTION] = _QUIET if trouble is None else Told(Status.TRUE, trouble.reason, trouble.message)
     conditions[reasons.FINISHED] = _IN_PROGRESS
@@ -155,7 +144,9 @@ def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Tr
         target_node=move.target,
         decision=move.decision,
         attempts=move.attempts,
-        transfer=_transfer(of, spec, observed.tasks),
+        transfer=transfer(of, spec, observed.tasks),
+        downtime=move.downtime,
+        decision_deadline=None if move.decision is not None else decision.deadline(move, of),
         started_at=status.started_at or now,
     )
 
@@ -179,25 +170,37 @@ def phase(spec: PlacementSpec) -> MigrationPhase:
     return MigrationPhase.PREPARING
 
 
-def _going_forward(of: Migration, spec: PlacementSpec, observed: Observed) -> Mapping[str, Told]:
+def _going_forward(of: Migration, spec: PlacementSpec, move: Move, observed: Observed, now: datetime) -> Mapping[str, Told]:
     def done(verb: Verb) -> Told:
-        return _WAITING if spec.move is None else _progress(forward.step_of(spec, spec.move, verb))
+        return _progress(forward.step_of(spec, move, verb))
 
     preparing = done(Verb.PREPARE)
-    awaiting = spec.move is not None and spec.move.awaiting_since is not None
-    blocked = _QUIET
-    if awaiting and of.spec.decision == DecisionValue.CONFIRM and (obstacle := forward.confirm_obstacle(spec, observed)) is not None:
-        blocked = Told(Status.TRUE, obstacle.reason, obstacle.message)
-    message = f"the VM runs on {spec.node_name}; set spec.decision to Confirm or Revert"
     return {
         **_NOT_BEGUN,
         reasons.PREPARED: done(Verb.PREFLIGHT) if preparing.status == Status.TRUE else preparing,
         reasons.SOURCE_SEALED: done(Verb.SEAL),
         reasons.DISKS_COPIED: done(Verb.COPY),
         reasons.TARGET_ACTIVE: done(Verb.ACTIVATE),
-        reasons.AWAITING_DECISION: Told(Status.TRUE, reasons.NOT_DECIDED, message) if awaiting else _WAITING,
-        reasons.CONFIRM_BLOCKED: blocked,
+        reasons.AWAITING_DECISION: _awaiting(of, spec, move),
+        reasons.CONFIRM_BLOCKED: _blocked(of, spec, observed, now),
     }
+
+
+def _awaiting(of: Migration, spec: PlacementSpec, move: Move) -> Told:
+    if move.awaiting_since is None:
+        return _WAITING
+    due = decision.deadline(move, of)
+    then = "" if due is None else f"; at {due:%Y-%m-%d %H:%M:%S} UTC it is {of.spec.on_decision_timeout} for want of one"
+    message = f"the VM runs on {spec.node_name}; set spec.decision to Confirm or Revert{then}"
+    return Told(Status.TRUE, reasons.NOT_DECIDED, message)
+
+
+def _blocked(of: Migration, spec: PlacementSpec, observed: Observed, now: datetime) -> Told:
+    """Whether a Confirm can't be carried out; what was wished after the target was read is looked at again before it is told."""
+    if not decision.confirm_is_wished(spec, (of,), now) or spec.node_name not in observed.live:
+        return _QUIET
+    obstacle = forward.confirm_obstacle(spec, observed)
+    return _QUIET if obstacle is None else Told(Status.TRUE, obstacle.reason, obstacle.message)
 
 
 def _going_back(move: Move, trouble: Trouble | None) -> Mapping[str, Told]:
@@ -228,19 +231,6 @@ def _progress(step: Step | None) -> Told:
     return Told(Status.FALSE, reasons.IN_PROGRESS, f"{step.verb} is asked of {step.node}")
 
 
-def _transfer(of: Migration, spec: PlacementSpec, tasks: Iterable[HostTask]) -> Transfer | None:
-    """What the Copy has moved: from the ledger, from the task that runs, or as it was told last."""
-    step = None if spec.move is None else forward.step_of(spec, spec.move, Verb.COPY)
-    if step is not None:
-        if step.result is not None and step.result.bytes_copied is not None:
-            copied = step.result.bytes_copied
-            return Transfer(bytes_total=copied, bytes_done=copied, digest=step.result.digest)
-        running = next((t.status.progress for t in tasks if t.spec.seq == step.seq and t.status is not None), None)
-        if running is not None:
-            return Transfer(bytes_total=running.bytes_total, bytes_done=running.bytes_done)
-    return None if of.status is None else of.status.transfer
-
-
 def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble | None, now: datetime) -> MigrationStatus:
     """A Migration that has given up the lock. A Confirm ends only when the source's copy is gone."""
     confirmed = entry.outcome == Outcome.CONFIRMED
@@ -255,8 +245,7 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble 
         reasons.NEEDS_ATTENTION: _QUIET,
     }
     if confirmed:  # whatever was told last: an early Confirm is carried out before the last steps are told
-        steps = (reasons.PREPARED, reasons.SOURCE_SEALED, reasons.DISKS_COPIED, reasons.TARGET_ACTIVE)
-        conditions |= dict.fromkeys(steps, _DONE)
+        conditions |= dict.fromkeys(_STEPS, _DONE)
     if confirmed and discarding:
         doing = f"the copy on {', '.join(discarding)} is being discarded"
         conditions |= {
@@ -272,7 +261,7 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble 
             conditions[reached] = Told(Status.TRUE, reasons.DONE, entry.message)
         phase = MigrationPhase(entry.outcome)
         status = _with(of, phase, conditions, now, finished_at=entry.time)
-    return dataclasses.replace(status, decision=entry.decision, attempts=entry.attempts)
+    return dataclasses.replace(status, decision=entry.decision, attempts=entry.attempts, downtime=entry.downtime, decision_deadline=None)
 
 
 def _discard_trouble(spec: PlacementSpec, entry: Settled, trouble: Trouble | None) -> Told:
@@ -292,7 +281,15 @@ def _with(
     before, generation = of.status, of.metadata.generation
     if before is None:
         before, conditions = MigrationStatus(phase=phase), {**_NOT_BEGUN, **conditions}
+    passed = before.phase_transitions
+    if before.phase != phase or not passed:
+        passed = (*passed, PhaseTransition(phase=phase, time=now))[-PHASES_TOLD:]
     kept = tell(tuple(dataclasses.replace(c, observed_generation=generation) for c in before.conditions), conditions, generation, now)
     return dataclasses.replace(
-        before, phase=phase, observed_generation=generation, conditions=kept, finished_at=before.finished_at or finished_at
+        before,
+        phase=phase,
+        phase_transitions=passed,
+        observed_generation=generation,
+        conditions=kept,
+        finished_at=before.finished_at or finished_at,
     )

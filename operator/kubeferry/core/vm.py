@@ -9,7 +9,7 @@ from kubeferry.api.names import FINALIZER, GROUP
 from kubeferry.api.placement import Copy, Placement, PlacementSpec, StepState, VirtualMachineReference
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import VirtualMachine
-from kubeferry.core import deletion, discards, forward, guards, history, ledger, migration, project, project_migration, trouble
+from kubeferry.core import deletion, discards, forward, guards, history, ledger, migration, outlook, project, project_migration, trouble
 from kubeferry.core.domain import SpecError, pinned_node, render
 from kubeferry.core.limits import LIMITS, Limits
 from kubeferry.core.observed import CreatePlacement, Observed, ReplacePlacement, TellMigration, VmDecision
@@ -41,9 +41,17 @@ def step(observed: Observed, now: datetime, fresh_id: str, limits: Limits = LIMI
         return VmDecision(placement=written, migrations=_report(observed, now))
     if following.place is not None:
         return VmDecision(place=following.place)
-    if (taken := migration.take(placement, observed, now, fresh_id)) is not None:
+    if (taken := _taken(placement, observed, now, fresh_id)) is not None:
         return dataclasses.replace(taken, migrations=_report(observed, now))
     return _told(vm, placement, observed, following.again, now)
+
+
+def _taken(placement: Placement, observed: Observed, now: datetime, fresh_id: str) -> VmDecision | None:
+    """How the Migration that comes next takes the lock; None: there is none, or something is in its way."""
+    first = migration.next_in_line(placement.spec, observed)
+    if first is None or outlook.of(first, placement.spec, observed, now) is not None:
+        return None
+    return migration.take(placement, first, observed, now, fresh_id)
 
 
 def _following(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str, limits: Limits) -> forward.Next:
@@ -95,7 +103,7 @@ def _told(vm: VirtualMachine, placement: Placement, observed: Observed, again: t
         migrations=told,
         release_migrations=_done_with(spec, observed),
         release=deletion.done(spec) and FINALIZER in vm.metadata.finalizers,
-        requeue_after=_soonest(again, due, _unseen(spec, observed), _ending(told)),
+        requeue_after=_soonest(again, due, outlook.look_again(spec, observed, now), _ending(told)),
     )
 
 
@@ -129,14 +137,6 @@ def _soonest(*delays: timedelta | None) -> timedelta | None:
     return min((delay for delay in delays if delay is not None), default=None)
 
 
-def _unseen(spec: PlacementSpec, observed: Observed) -> timedelta | None:
-    """When to look again while a Migration waits for what no event of the VM tells of."""
-    if migration.next_in_line(spec, observed) is None:
-        return None
-    obstacle = migration.obstacle(spec, observed)
-    return migration.LOOK_AGAIN if obstacle is not None and obstacle.reason == reasons.AGENTS_NOT_SEEN_YET else None
-
-
 def _held(spec: PlacementSpec) -> PlacementSpec:
     """The Placement of a VM that is to go: one that was never asked to start is not started any more."""
     asked = spec.epoch > 1 or ledger.last(spec, Verb.START) is not None
@@ -150,7 +150,7 @@ def _unplaced(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: s
         decision,
         migrations=told,
         release_migrations=_done_with(None, observed),
-        requeue_after=_soonest(decision.requeue_after, _ending(told)),
+        requeue_after=_soonest(decision.requeue_after, outlook.look_again(None, observed, now), _ending(told)),
     )
 
 

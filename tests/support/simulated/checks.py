@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubeferry.api import reasons
 from kubeferry.api.meta import Status, condition
-from kubeferry.api.migration import DecisionValue, Migration
+from kubeferry.api.migration import DecisionSource, DecisionValue, Migration
 from kubeferry.api.placement import Direction, LockKind, Outcome, Placement, PlacementSpec, StepState
 from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, ProofKind, Verb
@@ -133,8 +133,23 @@ class Checks(Base):
         confirmed = before is not None and before.spec.move is not None and spec.lock is None
         if confirmed and before is not None and spec.settled and spec.settled[-1].outcome == Outcome.CONFIRMED:
             self._check_confirmed(uid, before.spec)
+        self._check_deadline(before, spec)
         if spec.move is not None and spec.move.decision is not None and spec.move.direction == Direction.FORWARD:
             self.violated(8, f"{uid} was decided, and goes on")
+
+    def _check_deadline(self, before: Placement | None, spec: PlacementSpec) -> None:
+        """13: what is decided for want of a decision is what the Migration says, and not before its time."""
+        move = None if before is None else before.spec.move
+        decision = spec.move.decision if spec.move is not None else spec.settled[-1].decision if spec.settled else None
+        if move is None or move.decision is not None or decision is None or decision.source != DecisionSource.TIMEOUT:
+            return
+        lock = before.spec.lock if before is not None else None
+        asked = None if lock is None else self.api.objects[Migration].get(lock.name)
+        seconds = None if asked is None else asked.spec.decision_timeout_seconds
+        if asked is None or seconds is None or move.awaiting_since is None or asked.spec.on_decision_timeout != decision.value:
+            self.violated(13, f"{decision.value} was decided for want of a decision, and nobody has asked for that")
+        elif (decision.time - move.awaiting_since).total_seconds() < seconds:
+            self.violated(13, f"{lock.name if lock else ''} was decided before its deadline")
 
     def _check_confirmed(self, uid: str, spec: PlacementSpec) -> None:
         move = spec.move

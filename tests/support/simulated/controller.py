@@ -11,7 +11,8 @@ from kubeferry.api.placement import LockKind, Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.placer import request_of
-from kubeferry.core.migration import finished, live_reads
+from kubeferry.core.decision import live_reads
+from kubeferry.core.migration import finished
 from kubeferry.core.observed import Choice, CreatePlacement, Host, NewTask, Observed, Place, ReplacePlacement, Stranger, VmDecision
 from kubeferry.core.vm import step
 from kubeferry.scheduling.allocation import Allocation
@@ -89,7 +90,7 @@ class Controller:
             found = self.api.get(Migration, lock.name)
             migrations += [] if found is None else [found]
         yield
-        live = frozenset() if placement is None else live_reads(placement.spec, migrations)
+        live = frozenset() if placement is None else live_reads(placement.spec, migrations, self.world.time())
         for name in sorted(live):
             node = self.api.get(Node, name)
             if node is not None:

@@ -33,6 +33,7 @@ class Weights:
     prologue: str = ""
     burst: tuple[int, ...] = (1, 2, 4, 8, 16, 16)
     reverts: float = 0.5
+    terms: float = 0.1
     controllers: int = 1
     self_target: bool = False
     migrations: int = 3
@@ -59,6 +60,7 @@ PROFILES = {
     "strays": Weights(agent=3, stray=10, work=30, reverts=0.2, refusals=0.0, corruption=0.0, power=0.2, vms=1),
     "self": Weights(self_target=True, refusals=0.15, capacity=(2, 1, 1), migrations=4),
     "storm": Weights(agent=4, power=3, network=3, process=3, lost=3, late=6, controllers=2),
+    "terms": Weights(terms=0.7, user=3, controllers=2, early=0.0, refusals=0.02, agent=0.5, power=0.3, network=0.3),
     "calm": Weights(agent=0, power=0, network=0, process=0, late=0, lost=0, wait=0, refusals=0, corruption=0),
 }
 """What a seed may be like; seeds take them in turn."""

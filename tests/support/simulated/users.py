@@ -36,9 +36,21 @@ class Users(Base):
         wish: dict[str, object] = {"virtualMachine": {"name": uid}}
         if self.rng.random() < 0.25:
             wish["targetNode"] = self.rng.choice(NAMES)
+        wish |= self._terms()
         meta = Meta(name=f"m-{self.made}", namespace="shop", uid=f"m-{self.made}", generation=1, creation_timestamp=self.time())
         self.api.create(Migration(metadata=meta, spec=load(MigrationSpec, wish)))
         return f"{meta.name} of {uid} {wish.get('targetNode', '')}"
+
+    def _terms(self) -> dict[str, object]:
+        """What it says of times and of where the VM must be."""
+        terms: dict[str, object] = {}
+        if self.rng.random() < self.profile.terms:
+            terms |= {"decisionTimeoutSeconds": self.rng.choice((1, 30, 300)), "onDecisionTimeout": str(self._value())}
+        if self.rng.random() < self.profile.terms:
+            terms["startDeadlineSeconds"] = self.rng.choice((1, 60, 600))
+        if self.rng.random() < self.profile.terms / 4:
+            terms["sourceNode"] = self.rng.choice(NAMES)
+        return terms
 
     def decide(self, of: Migration, value: DecisionValue) -> str:
         """A person patches spec.decision."""

@@ -97,7 +97,7 @@ def test_the_source_may_be_chosen_and_refuses_and_its_copy_is_never_marked() -> 
 
 
 def test_the_source_as_the_only_target_fails_as_in_nova() -> None:
-    life = Life(migration(targetNode="a"))
+    life = Life()
     life.target = "a"
     life.step()
     life.target = None

@@ -85,7 +85,7 @@ def test_a_copy_that_comes_on_is_waited_for_and_one_that_does_not_is_not() -> No
     life = Life().go_on_to(Verb.COPY)
     for seconds, done in ((10, 1), (50, 2), (50, 3)):
         life.now += seconds
-        life.progress(Verb.COPY, done, 9)
+        life.progress(Verb.COPY, TaskProgress(bytes_total=9, bytes_done=done))
         assert life.open() == [(Verb.COPY, "a")]
     assert life.step(59).requeue_after == timedelta(seconds=1)
     life.step(1)

@@ -6,7 +6,7 @@ from move_life import DIGEST, FORWARD, Life
 
 from kubeferry.api import reasons
 from kubeferry.api.migration import MigrationPhase
-from kubeferry.api.task import ProofKind, Verb
+from kubeferry.api.task import ProofKind, TaskProgress, Verb
 from kubeferry.core.observed import ReplacePlacement
 
 
@@ -93,7 +93,7 @@ def test_the_vms_status_tells_that_it_moves() -> None:
 def test_how_far_the_copy_is_is_told_while_it_runs_and_after_it() -> None:
     life = Life()
     life.go_on_to(Verb.COPY)
-    life.progress(Verb.COPY, 1 << 20, 5 << 20)
+    life.progress(Verb.COPY, TaskProgress(bytes_total=5 << 20, bytes_done=1 << 20))
     transfer = life.status().transfer
     assert transfer is not None
     assert (transfer.bytes_done, transfer.bytes_total, transfer.digest) == (1 << 20, 5 << 20, None)

@@ -12,6 +12,8 @@ from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Direction, LockKind, StepState
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import Verb
+from kubeferry.core.migration import LOOK_AGAIN
+from kubeferry.core.outlook import VM_READY_WITHIN
 
 
 def test_the_lock_is_taken_in_one_write_with_epoch_move_copy_and_prepare() -> None:
@@ -102,7 +104,7 @@ def test_a_migration_waits_for_a_vm_that_is_not_ready_and_goes_on_when_it_is(nod
     assert life.spec == before
     assert life.told(reasons.SCHEDULED) == ("False", reason)
     assert (life.status().phase, life.told(reasons.FINISHED)[0]) == (MigrationPhase.PENDING, "False")
-    assert (decision.requeue_after is not None) == (reason == reasons.AGENTS_NOT_SEEN_YET)
+    assert decision.requeue_after == (LOOK_AGAIN if reason == reasons.AGENTS_NOT_SEEN_YET else VM_READY_WITHIN)
     life.hosts[node] = well
     life.step()
     assert life.open() == [(Verb.PREPARE, "b")]

@@ -1,0 +1,38 @@
+"""Projection of a Copy: how much of it is done, how fast it goes, and when it will be done."""
+
+from collections.abc import Iterable
+
+from kubeferry.api.migration import Migration, Transfer
+from kubeferry.api.placement import PlacementSpec
+from kubeferry.api.task import HostTask, TaskProgress, Verb
+from kubeferry.core import forward
+
+
+def transfer(of: Migration, spec: PlacementSpec, tasks: Iterable[HostTask]) -> Transfer | None:
+    """What the Copy has moved: from the ledger, from the task that runs, or as it was told last.
+
+    Args:
+        of: the Migration that holds the lock.
+        spec: the Placement.
+        tasks: the HostTasks of the VM.
+    """
+    step = None if spec.move is None else forward.step_of(spec, spec.move, Verb.COPY)
+    if step is not None:
+        if step.result is not None and step.result.bytes_copied is not None:
+            copied = step.result.bytes_copied
+            return Transfer(bytes_total=copied, bytes_done=copied, progress="100%", digest=step.result.digest)
+        running = next((t.status.progress for t in tasks if t.spec.seq == step.seq and t.status is not None), None)
+        if running is not None:
+            return _running(running)
+    return None if of.status is None else of.status.transfer
+
+
+def _running(progress: TaskProgress) -> Transfer:
+    done, total = progress.bytes_done, progress.bytes_total
+    return Transfer(
+        bytes_total=total,
+        bytes_done=done,
+        progress=f"{100 * done // total if total else 100}%",
+        rate=progress.rate,
+        eta_seconds=-((done - total) // progress.rate) if progress.rate else None,
+    )

@@ -1,0 +1,213 @@
+"""Migrations that have not begun: what they wait for, until when, and how they end without having touched anything."""
+
+from typing import Any
+
+import pytest
+from builders import UID, after, host, migration
+from move_life import Life, running
+
+from kubeferry.api import reasons
+from kubeferry.api.migration import MigrationPhase
+from kubeferry.api.placement import PlacementSpec
+from kubeferry.api.role import RunState
+from kubeferry.api.task import Verb
+from kubeferry.core import outlook, project_migration
+
+DAY = 24 * 3600
+
+
+def ended(life: Life, name: str = "move") -> tuple[str, tuple[str, str]]:
+    """The phase, and status and reason of Succeeded, of one that has ended; else an error."""
+    assert life.told(reasons.FINISHED, name)[0] == "True"
+    return life.status(name).phase, life.told(reasons.SUCCEEDED, name)
+
+
+PRECONDITIONS: list[Any] = [
+    pytest.param({"virtualMachine": {"name": "web-0", "uid": "another"}}, "another", id="uid"),
+    pytest.param({"sourceNode": "c"}, "the VM is on a, expected was c", id="source"),
+]
+
+
+@pytest.mark.parametrize(("spec", "said"), PRECONDITIONS)
+def test_a_precondition_that_does_not_hold_ends_it_with_nothing_touched(spec: dict[str, Any], said: str) -> None:
+    life = Life(migration(**spec))
+    before = life.spec
+    life.step()
+    assert ended(life) == ("Failed", ("False", reasons.PRECONDITION_FAILED))
+    assert said in life.whole(reasons.SUCCEEDED).message
+    assert life.spec == before
+    assert life.places == []
+
+
+def test_preconditions_that_hold_stand_in_nobodys_way() -> None:
+    life = Life(migration(virtualMachine={"name": "web-0", "uid": UID}, sourceNode="a", targetNode="b"))
+    life.step()
+    assert life.open() == [(Verb.PREPARE, "b")]
+
+
+def test_a_precondition_is_looked_at_when_its_turn_has_come() -> None:
+    """The one before it may bring the VM to where it must be."""
+    life = Life(migration("first"), migration("second", created=1, sourceNode="b"))
+    life.step()
+    assert life.told(reasons.SCHEDULED, "second") == ("False", reasons.BLOCKED_BY_MIGRATION)
+    life.go_on_to()
+    life.wish("Confirm", "first")
+    life.answer(Verb.DISCARD)
+    assert ended(life, "first")[0] == "Confirmed"
+    assert life.told(reasons.FINISHED, "second")[0] == "False"
+    assert life.places[-1].source == "b"
+
+
+def test_a_vm_that_is_at_the_target_already_is_a_success_also_while_it_is_being_started() -> None:
+    life = Life(migration(targetNode="a"))
+    life.holds("a", state=RunState.STOPPED)
+    before = life.spec
+    life.step()
+    assert ended(life) == ("Confirmed", ("True", reasons.ALREADY_AT_TARGET))
+    assert life.told(reasons.CONFIRMED) == ("True", reasons.ALREADY_AT_TARGET)
+    assert life.spec == before
+    assert life.places == []
+
+
+def test_a_target_that_nobody_knows_is_told_by_name_with_those_that_are_known() -> None:
+    life = Life(migration(targetNode="z"))
+    life.step()
+    assert ended(life) == ("Failed", ("False", reasons.NODE_UNKNOWN))
+    assert "no hypervisor is called z; known: a, b, c" in life.whole(reasons.SUCCEEDED).message
+
+
+def test_a_target_that_nobody_knows_may_come_until_the_start_deadline() -> None:
+    life = Life(migration(targetNode="z", startDeadlineSeconds=60))
+    life.target = None
+    life.step()
+    assert life.told(reasons.SCHEDULED) == ("False", reasons.NO_FEASIBLE_NODE)
+    assert life.status().phase == MigrationPhase.PENDING
+
+
+def test_with_a_start_deadline_a_node_is_waited_for_and_taken_when_there_is_one() -> None:
+    life = Life(migration(startDeadlineSeconds=3600))
+    life.target = None
+    decision = life.step()
+    assert (life.status().phase, life.told(reasons.SCHEDULED)) == (MigrationPhase.PENDING, ("False", reasons.NO_FEASIBLE_NODE))
+    assert "3 NodeNotReady" in life.whole(reasons.SCHEDULED).message
+    assert life.status().scheduling is not None
+    assert decision.requeue_after == outlook.PASS_AGAIN
+    life.target = "b"
+    life.step(3000)
+    assert life.open() == [(Verb.PREPARE, "b")]
+
+
+def test_at_its_start_deadline_it_fails_by_what_it_has_waited_for() -> None:
+    life = Life(migration(startDeadlineSeconds=3600))
+    life.target = None
+    life.step()
+    assert life.step(3595).requeue_after == after(5) - after(0)
+    assert life.told(reasons.FINISHED)[0] == "False"
+    life.step(5)
+    assert ended(life) == ("Failed", ("False", reasons.NO_FEASIBLE_NODE))
+
+
+def test_after_its_start_deadline_it_begins_no_more() -> None:
+    """The controller was away: nobody expects the VM to be stopped by now."""
+    life = Life(migration(startDeadlineSeconds=3600))
+    before = life.spec
+    life.step(3600)
+    assert ended(life) == ("Failed", ("False", reasons.DEADLINE_EXCEEDED))
+    assert "2026-01-01 13:00:00 UTC" in life.whole(reasons.SUCCEEDED).message
+    assert life.spec == before
+
+
+def test_a_vm_that_is_not_ready_is_waited_for_five_minutes() -> None:
+    life = Life()
+    life.holds("a", state=RunState.STOPPED)
+    life.step(299)
+    assert life.told(reasons.SCHEDULED) == ("False", reasons.VM_NOT_READY)
+    life.step(1)
+    assert ended(life) == ("Failed", ("False", reasons.VM_NOT_READY))
+    assert "a does not tell, so far, that the VM runs there" in life.whole(reasons.SUCCEEDED).message
+
+
+def test_or_as_long_as_the_start_deadline_says() -> None:
+    life = Life(migration(startDeadlineSeconds=3600))
+    life.holds("a", state=RunState.STOPPED)
+    life.step(3599)
+    assert life.told(reasons.FINISHED)[0] == "False"
+    life.step(1)
+    assert ended(life) == ("Failed", ("False", reasons.VM_NOT_READY))
+
+
+def test_a_vm_without_a_node_is_waited_for_as_long() -> None:
+    def seen(now: float) -> str:
+        told = project_migration.told(migration(), None, observed, None, after(now))
+        assert told is not None
+        return told.phase
+
+    observed = Life().seen()
+    assert [seen(299), seen(300)] == ["Pending", "Failed"]
+
+
+def test_what_waits_behind_another_has_five_minutes_for_the_vm_from_its_turn_on() -> None:
+    life = Life(migration("first"), migration("second", created=1))
+    life.go_on_to()
+    life.step(DAY)
+    life.wish("Revert", "first")
+    life.hosts["c"] = host("c", lease=None)  # it does not begin at once
+    life.answer(Verb.SEAL)
+    life.answer(Verb.ACTIVATE)
+    life.holds("a", state=RunState.STOPPED)
+    life.hosts["c"] = host("c")
+    life.answer(Verb.DISCARD)
+    assert life.told(reasons.SCHEDULED, "second") == ("False", reasons.VM_NOT_READY)
+    assert life.told(reasons.FINISHED, "second")[0] == "False"
+    life.step(300)
+    assert ended(life, "second") == ("Failed", ("False", reasons.VM_NOT_READY))
+
+
+def test_behind_another_it_waits_for_ever_unless_it_has_a_start_deadline() -> None:
+    life = Life(migration("first"), migration("second", created=1), migration("third", created=2, startDeadlineSeconds=60))
+    life.go_on_to()
+    life.step(59)
+    assert life.told(reasons.FINISHED, "third")[0] == "False"
+    life.step(10 * DAY)
+    assert life.told(reasons.FINISHED, "second")[0] == "False"
+    assert ended(life, "third") == ("Failed", ("False", reasons.BLOCKED_BY_MIGRATION))
+    assert "holds the VM" in life.whole(reasons.SUCCEEDED, "third").message
+
+
+def test_one_that_ends_by_its_precondition_lets_the_next_begin() -> None:
+    life = Life(migration("first", sourceNode="c"), migration("second", created=1))
+    life.step()
+    assert ended(life, "first")[0] == "Failed"
+    assert life.spec.lock is not None
+    assert life.spec.lock.name == "second"
+
+
+def test_of_one_that_is_being_deleted_nothing_is_told() -> None:
+    life = Life(migration(deleted=True, sourceNode="c"))
+    life.step()
+    assert life.migrations["move"].status is None
+
+
+@pytest.mark.parametrize(("seconds", "left"), [({}, 30), ({"startDeadlineSeconds": 3600}, 30), ({"startDeadlineSeconds": 10}, 10)])
+def test_a_vm_that_is_missing_is_waited_for_thirty_seconds_or_less(seconds: dict[str, int], left: int) -> None:
+    assert outlook.missing_until(migration(**seconds), after(5)) == after(left)
+
+
+def test_what_has_ended_before_it_began_tells_nothing_as_waiting() -> None:
+    life = Life(migration(sourceNode="c"))
+    life.step()
+    assert reasons.WAITING not in {c.reason for c in life.status().conditions}
+    assert all(c.message for c in life.status().conditions)
+
+
+def test_a_wish_to_revert_ends_it_before_it_has_begun() -> None:
+    life = Life(migration(decision="Revert", sourceNode="c"))
+    life.step()
+    assert ended(life) == ("Reverted", ("False", reasons.CANCELLED))
+
+
+def test_the_outlook_of_the_one_that_may_begin_is_open() -> None:
+    life = Life()
+    spec: PlacementSpec = running()
+    assert outlook.of(migration(), spec, life.seen(), after(0)) is None
+    assert list(outlook.waiting(spec, life.seen())) == [life.migrations["move"]]
