@@ -26,6 +26,23 @@ def lab() -> Iterator[Lab]:
         shutil.copytree(started.directory / "logs", LOGS, dirs_exist_ok=True)
 
 
+@pytest.fixture(scope="session")
+def api() -> Iterator[Lab]:
+    """A control plane with the manifests and the identities, and nobody who acts on it; removed at the end."""
+    started = Lab(hosts=("worker-1", "worker-2"))
+    started.start_infrastructure()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def room(api: Lab) -> str:
+    """A namespace of the test's own, of that control plane."""
+    name = f"room-{next(_numbers)}"
+    api.kubectl("create", "namespace", name)
+    return name
+
+
 @pytest.fixture
 def namespace(lab: Lab) -> Iterator[str]:
     """A namespace of the test's own. Its VMs are off afterwards: a guest that idles takes 3 % of a processor from those that follow."""

@@ -152,8 +152,7 @@ _DISKS, _VOLUMES = "self.domain.devices.disks", "self.volumes"
     *immutable("architecture", "domain", "volumes"),
     Rule(
         f"{_DISKS}.size() == {_VOLUMES}.size() && {_DISKS}.all(d, {_VOLUMES}.exists(v, v.name == d.name))",
-        expression=f"'domain.devices.disks names ' + {_DISKS}.map(d, d.name).join(', ') + ', volumes has '"
-        f" + {_VOLUMES}.map(v, v.name).join(', ') + ': each disk needs exactly one volume of its name, and each volume a disk'",
+        message="domain.devices.disks and volumes must name each other: each disk needs one volume of its name, and each volume a disk",
         path=".volumes",
     ),
     Rule(

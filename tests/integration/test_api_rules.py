@@ -1,0 +1,194 @@
+"""What the API server itself refuses, on a real one: schemas, CEL rules and defaults, each with a message that says what to do."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from builders import placement
+from lab_vm import vm_manifest
+
+from kubeferry.api.model import dump
+from lab.lab import Lab
+
+API_VERSION = "kubeferry.io/v1alpha1"
+MOVE = {"virtualMachine": {"name": "web-0"}}
+
+
+def apply(api: Lab, manifest: dict[str, Any], room: str, *, verb: str = "create") -> str:
+    """What kubectl says when it creates, or replaces, an object; refused or not."""
+    done = api.kubectl(verb, "-n", room, "-f", "-", stdin=json.dumps(manifest), check=False)
+    return done.stdout + done.stderr
+
+
+def migration(name: str = "move", **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": "Migration", "metadata": {"name": name}, "spec": MOVE | spec}
+
+
+def patch(api: Lab, kind: str, name: str, room: str, body: dict[str, Any], *options: str) -> str:
+    done = api.kubectl("patch", kind, name, "-n", room, "--type=merge", "-p", json.dumps(body), *options, check=False)
+    return done.stdout + done.stderr
+
+
+def stored(api: Lab, kind: str, name: str, room: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(api.kubectl("get", kind, name, "-n", room, "-o", "json").stdout)
+    return found
+
+
+def test_a_migration_of_one_line_is_taken_and_its_defaults_are_written_down(api: Lab, room: str) -> None:
+    assert "created" in apply(api, migration(), room)
+    reference = {"apiGroup": "kubeferry.io", "kind": "VirtualMachine", "name": "web-0"}
+    assert stored(api, "fmig", "move", room)["spec"] == {"virtualMachine": reference, "strategy": "Cold"}
+
+
+MIGRATIONS: list[Any] = [
+    pytest.param({"virtualMachine": {}}, "spec.virtualMachine.name: Required value", id="no-vm"),
+    pytest.param({"virtualMachine": {"name": "a", "kind": "Pod"}}, 'spec.virtualMachine.kind: Unsupported value: "Pod"', id="kind"),
+    pytest.param({"strategy": "Live"}, 'spec.strategy: Unsupported value: "Live": supported values: "Cold"', id="strategy"),
+    pytest.param({"decision": "Maybe"}, 'supported values: "Confirm", "Revert"', id="decision"),
+    pytest.param({"decisionTimeoutSeconds": 60}, "one says when, the other what", id="timeout-alone"),
+    pytest.param({"onDecisionTimeout": "Confirm"}, "one says when, the other what", id="on-timeout-alone"),
+    pytest.param({"decisionTimeoutSeconds": 0, "onDecisionTimeout": "Confirm"}, "greater than or equal to 1", id="timeout-0"),
+    pytest.param({"startDeadlineSeconds": 0}, "greater than or equal to 1", id="deadline-0"),
+    pytest.param({"shutdownTimeoutSeconds": 3601}, "less than or equal to 3600", id="shutdown"),
+    pytest.param({"targetNode": ""}, "targetNode in body should be at least 1 chars long", id="target-empty"),
+    pytest.param({"targetNode": "n" * 254}, "Too long", id="target-long"),
+    pytest.param({"bandwidthLimit": "200Mi"}, 'unknown field "spec.bandwidthLimit"', id="not-yet"),
+]
+
+
+@pytest.mark.parametrize(("spec", "says"), MIGRATIONS)
+def test_a_migration_that_can_never_be_right_is_refused_with_what_to_do(api: Lab, room: str, spec: dict[str, Any], says: str) -> None:
+    assert says in apply(api, migration(**spec), room)
+
+
+@pytest.mark.parametrize("field", ["sourceNode", "targetNode"])
+def test_where_a_migration_comes_from_and_goes_to_is_neither_set_changed_nor_removed(api: Lab, room: str, field: str) -> None:
+    apply(api, migration("with", **{field: "worker-1"}), room)
+    apply(api, migration("without"), room)
+    refused = f"{field} is immutable: it can be neither set, changed nor removed after creation"
+    assert refused in patch(api, "fmig", "with", room, {"spec": {field: "worker-2"}})
+    assert refused in patch(api, "fmig", "with", room, {"spec": {field: None}})
+    assert refused in patch(api, "fmig", "without", room, {"spec": {field: "worker-2"}})
+    assert "virtualMachine is immutable" in patch(api, "fmig", "with", room, {"spec": {"virtualMachine": {"name": "web-1"}}})
+    assert "patched" in patch(api, "fmig", "with", room, {"spec": {"startDeadlineSeconds": 60, "shutdownTimeoutSeconds": 5}})
+
+
+def decided(value: str) -> dict[str, Any]:
+    return {"status": {"phase": "Confirming", "decision": {"value": value, "source": "User", "time": "2026-01-01T00:00:00Z"}}}
+
+
+def test_a_decision_may_change_until_it_is_durable_and_then_only_be_stripped(api: Lab, room: str) -> None:
+    apply(api, migration(), room)
+    for value in ("Confirm", "Revert"):
+        assert "patched" in patch(api, "fmig", "move", room, {"spec": {"decision": value}})
+    # The wish was Revert when the Confirm became durable: the controller's own write passes all the same.
+    assert "patched" in patch(api, "fmig", "move", room, decided("Confirm"), "--subresource=status")
+    assert "patched" in patch(api, "fmig", "move", room, {"metadata": {"labels": {"a": "b"}}})
+    assert "patched" in patch(api, "fmig", "move", room, {"spec": {"decision": None}})
+    refused = "the decision was taken: Confirm is final"
+    assert refused in patch(api, "fmig", "move", room, {"spec": {"decision": "Revert"}})
+    assert "patched" in patch(api, "fmig", "move", room, {"spec": {"decision": "Confirm"}})
+    assert refused in patch(api, "fmig", "move", room, {"spec": {"decision": "Revert"}})
+    final = "status.decision is final"
+    assert final in patch(api, "fmig", "move", room, decided("Revert"), "--subresource=status")
+    assert final in patch(api, "fmig", "move", room, {"status": {"decision": None}}, "--subresource=status")
+    assert "patched" in patch(api, "fmig", "move", room, {"status": {"phase": "Confirmed"}}, "--subresource=status")
+
+
+def test_conditions_are_a_map_by_their_type(api: Lab, room: str) -> None:
+    apply(api, migration(), room)
+    told = {"type": "Finished", "status": "True", "reason": "Done", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    twice = {"status": {"phase": "Failed", "conditions": [told, told]}}
+    assert "Duplicate value" in patch(api, "fmig", "move", room, twice, "--subresource=status")
+    assert 'Unsupported value: "Maybe"' in patch(
+        api, "fmig", "move", room, {"status": {"phase": "Failed", "conditions": [told | {"status": "Maybe"}]}}, "--subresource=status"
+    )
+
+
+def vm(**changes: Any) -> dict[str, Any]:
+    manifest = vm_manifest("web-0")
+    manifest["spec"]["template"]["spec"] |= changes
+    return manifest
+
+
+def volume(name: str, node: str = "worker-1", **disk: Any) -> dict[str, Any]:
+    source = {"hostPath": {"node": node, "path": "/var/lib/kubeferry/images/guest.img"}}
+    return {"name": name, "localDisk": {"capacity": "64Mi", "format": "raw", "source": source} | disk}
+
+
+VMS: list[Any] = [
+    pytest.param([volume("data")], "domain.devices.disks and volumes must name each other", id="other-name"),
+    pytest.param([volume("root"), volume("data")], "domain.devices.disks and volumes must name each other", id="one-too-many"),
+    pytest.param([volume("root"), volume("root")], "Duplicate value", id="twice"),
+    pytest.param([volume("root", source={})], "source.hostPath: Required value", id="no-source"),
+    pytest.param([volume("root", capacity="0")], "capacity in body should match", id="no-capacity"),
+    pytest.param([volume("root", capacity="lots")], "capacity in body should match", id="no-quantity"),
+    pytest.param([volume("root", format="qcow2")], 'Unsupported value: "qcow2"', id="not-yet"),
+    pytest.param([volume("../root")], "name in body should match", id="path"),
+    pytest.param([], "should have at least 1 items", id="none"),
+]
+
+
+@pytest.mark.parametrize(("volumes", "says"), VMS)
+def test_a_vm_whose_disks_can_never_be_made_is_refused(api: Lab, room: str, volumes: list[dict[str, Any]], says: str) -> None:
+    assert says in apply(api, vm(volumes=volumes), room)
+
+
+def test_a_vms_sources_lie_on_one_node(api: Lab, room: str) -> None:
+    manifest = vm(volumes=[volume("root"), volume("data", node="worker-2")])
+    manifest["spec"]["template"]["spec"]["domain"]["devices"]["disks"] = [{"name": "root"}, {"name": "data"}]
+    assert "name several nodes: all must lie on one" in apply(api, manifest, room)
+    manifest["spec"]["template"]["spec"]["volumes"][1]["localDisk"]["source"]["hostPath"]["node"] = "worker-1"
+    assert "created" in apply(api, manifest, room)
+
+
+def test_what_a_vm_is_made_of_is_not_changed_and_what_is_honoured_can_be(api: Lab, room: str) -> None:
+    apply(api, vm(), room)
+    assert "domain is immutable" in patch(
+        api, "fvm", "web-0", room, {"spec": {"template": {"spec": {"domain": {"memory": {"guest": "1Gi"}}}}}}
+    )
+    bigger = vm(volumes=[volume("root", capacity="128Mi")])
+    assert "volumes is immutable" in apply(api, bigger, room, verb="replace")
+    assert "patched" in patch(api, "fvm", "web-0", room, {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 5}}}})
+
+
+def task(name: str = "t-1", **spec: Any) -> dict[str, Any]:
+    base = {"node": "worker-1", "hostId": "h", "verb": "Seal", "epoch": 1, "epochId": "e", "seq": 1, "placement": {"name": "u", "uid": "p"}}
+    return {"apiVersion": API_VERSION, "kind": "HostTask", "metadata": {"name": name}, "spec": base | spec}
+
+
+def test_a_task_has_the_block_of_its_verb_and_no_other_and_never_changes(api: Lab, room: str) -> None:
+    seal, stop = {"seal": {"shutdownTimeoutSeconds": 1}}, {"stop": {"shutdownTimeoutSeconds": 1}}
+    refused = "exactly one block of parameters must be set, the one that bears the verb's name"
+    for blocks in ({}, stop, seal | stop):
+        assert refused in apply(api, task(**blocks), room)
+    assert "created" in apply(api, task(**seal), room)
+    for change in ({"epoch": 2}, {"node": "worker-2"}, {"seal": {"shutdownTimeoutSeconds": 2}}, {"epochId": "f"}):
+        assert "a HostTask is immutable" in patch(api, "ht", "t-1", room, {"spec": change})
+    assert "patched" in patch(api, "ht", "t-1", room, {"status": {"phase": "Running"}}, "--subresource=status")
+
+
+def test_a_placement_bears_its_vms_uid_and_its_epoch_never_falls(api: Lab, room: str) -> None:
+    spec = dump(placement().spec) | {"epoch": 3, "lineage": ["e3", "e2", "e1"]}
+    body = {"apiVersion": API_VERSION, "kind": "Placement", "metadata": {"name": spec["virtualMachine"]["uid"]}, "spec": spec}
+    other = copy.deepcopy(body)
+    other["metadata"]["name"] = "another"
+    assert "a Placement bears the uid of its VM as its name" in apply(api, other, room)
+    assert "created" in apply(api, body, room)
+    name = body["metadata"]["name"]
+    assert "epoch never falls" in patch(api, "fpl", name, room, {"spec": {"epoch": 2}})
+    assert "virtualMachine is immutable" in patch(api, "fpl", name, room, {"spec": {"virtualMachine": {"name": "other"}}})
+    assert "patched" in patch(api, "fpl", name, room, {"spec": {"epoch": 4}})
+    api.kubectl("delete", "fpl", name)
+
+
+def test_kubectl_explains_what_it_is_asked(api: Lab) -> None:
+    assert "Confirm: keep the VM at the target" in api.kubectl("explain", "migration.spec.decision").stdout
+    assert "onDecisionTimeout is done" in api.kubectl("explain", "fmig.spec.decisionTimeoutSeconds").stdout.replace("\n    ", " ")
+    assert "kubeferry" in api.kubectl("api-resources", "--categories=kubeferry", "-o", "name").stdout
+
+
+def test_every_kind_has_its_category_and_short_name(api: Lab) -> None:
+    shown = api.kubectl("api-resources", "--categories=kubeferry", "--no-headers").stdout.splitlines()
+    assert {line.split()[1] for line in shown} == {"fvm", "fmig", "fpl", "ht", "cn"}
