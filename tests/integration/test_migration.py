@@ -136,9 +136,9 @@ def test_kubectl_waits_for_what_a_migration_tells_and_shows_it_where_an_operator
     migration.kubectl("wait", "--for=condition=AwaitingDecision", "--timeout=55s")
     target = migration.status()["targetNode"]
     head, row = migration.kubectl("get").splitlines()
-    assert head.split() == ["NAME", "VM", "PHASE", "SOURCE", "TARGET", "COPIED", "AGE"]
+    assert head.split() == ["NAME", "VM", "PHASE", "SOURCE", "TARGET", "PROGRESS", "AGE"]
     assert row.split()[:5] == ["shown", "shown", "AwaitingDecision", "worker-3", target]
-    assert migration.kubectl("get", "-o", "wide").splitlines()[0].split()[6:8] == ["DECISION", "REASON"]
+    assert migration.kubectl("get", "-o", "wide").splitlines()[0].split()[6:8] == ["DECISION", "DOWNTIME"]
 
     def beside_the_vm() -> None:
         if "AwaitingDecision" not in (seen := vm.kubectl("get").splitlines()[1].split()):

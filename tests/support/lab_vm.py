@@ -218,13 +218,14 @@ def boot_vm(lab: Lab, namespace: str, name: str, node: str) -> Vm:
     return vm
 
 
-def migrate(vm: Vm, **spec: str) -> Migration:
-    """Create a Migration of a VM, by the VM's name."""
+def migrate(vm: Vm, name: str = "", **spec: Any) -> Migration:
+    """Create a Migration of a VM, by the VM's name if by no other."""
+    name = name or vm.name
     manifest = {
         "apiVersion": "kubeferry.io/v1alpha1",
         "kind": "Migration",
-        "metadata": {"name": vm.name},
+        "metadata": {"name": name},
         "spec": {"virtualMachine": {"name": vm.name}} | spec,
     }
     vm.lab.kubectl("create", "-n", vm.namespace, "-f", "-", stdin=json.dumps(manifest))
-    return Migration(vm.lab, vm.namespace, vm.name)
+    return Migration(vm.lab, vm.namespace, name)

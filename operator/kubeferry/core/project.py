@@ -11,7 +11,7 @@ from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import MigrationInProgress, PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
 from kubeferry.core import deletion, ledger, project_migration
 from kubeferry.core.observed import Host
-from kubeferry.core.told import Told, tell
+from kubeferry.core.told import QUIET, Told, tell
 from kubeferry.core.trouble import Trouble
 
 
@@ -26,7 +26,7 @@ def unplaced(vm: VirtualMachine, reason: str, message: str, now: datetime) -> Vi
         reasons.SCHEDULED: Told(Status.FALSE, reason, message),
         reasons.VOLUMES_READY: Told(Status.FALSE, reason, "no node yet"),
         reasons.READY: Told(Status.FALSE, reason, "no node yet"),
-        reasons.NEEDS_ATTENTION: Told(Status.TRUE, reason, message) if lasting else Told(Status.FALSE, reasons.AS_EXPECTED),
+        reasons.NEEDS_ATTENTION: Told(Status.TRUE, reason, message) if lasting else QUIET,
     }
     return VirtualMachineStatus(
         printable_status=PrintableStatus.ERROR if lasting else PrintableStatus.UNSCHEDULABLE,
@@ -69,7 +69,7 @@ def placed(
     ready = _ready(spec, host)
     told = {
         reasons.SCHEDULED: Told(Status.TRUE, reasons.PLACED, f"on {_node(vm, spec)}"),
-        reasons.VOLUMES_READY: Told(Status.TRUE, reasons.CREATED)
+        reasons.VOLUMES_READY: Told(Status.TRUE, reasons.CREATED, "its disks are whole on its node")
         if ledger.created(spec)
         else _progress(spec, Verb.CREATE, reasons.CREATING),
         reasons.READY: ready,
@@ -112,7 +112,7 @@ def _progress(spec: PlacementSpec, verb: Verb, doing: str) -> Told:
     failed = ledger.failed(spec, verb)
     if failed is not None and failed.error is not None:
         return Told(Status.FALSE, failed.error.reason, failed.error.message)
-    return Told(Status.FALSE, doing)
+    return Told(Status.FALSE, doing, f"{verb} is asked of {spec.node_name}")
 
 
 def _ready(spec: PlacementSpec, host: Host | None) -> Told:
@@ -158,7 +158,7 @@ def _attention(vm: VirtualMachine, spec: PlacementSpec, trouble: Trouble | None)
     failed = ledger.failed(spec, *Verb)
     if failed is not None and failed.error is not None and not failed.error.retryable:
         return Told(Status.TRUE, failed.error.reason, f"{failed.verb} on {failed.node}: {failed.error.message}")
-    return Told(Status.FALSE, reasons.AS_EXPECTED)
+    return QUIET
 
 
 def _printable(vm: VirtualMachine, ready: Told, spec: PlacementSpec) -> PrintableStatus:

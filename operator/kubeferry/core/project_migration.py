@@ -13,13 +13,12 @@ from kubeferry.api.task import Verb
 from kubeferry.core import decision, forward, migration, outlook
 from kubeferry.core.observed import Choice, Observed
 from kubeferry.core.project_transfer import transfer
-from kubeferry.core.told import Told, tell
+from kubeferry.core.told import QUIET, Told, tell
 from kubeferry.core.trouble import Trouble
 
 _WAITING = Told(Status.FALSE, reasons.WAITING, "what comes before it is not done yet")
 _IN_PROGRESS = Told(Status.FALSE, reasons.IN_PROGRESS, "it is being done")
 _DONE = Told(Status.TRUE, reasons.DONE, "it was done, and observed")
-_QUIET = Told(Status.FALSE, reasons.AS_EXPECTED, "nothing is to be done by a human")
 
 _NOT_BEGUN: Mapping[str, Told] = {
     reasons.SCHEDULED: _WAITING,
@@ -28,10 +27,10 @@ _NOT_BEGUN: Mapping[str, Told] = {
     reasons.DISKS_COPIED: _WAITING,
     reasons.TARGET_ACTIVE: _WAITING,
     reasons.AWAITING_DECISION: _WAITING,
-    reasons.CONFIRM_BLOCKED: _QUIET,
+    reasons.CONFIRM_BLOCKED: QUIET,
     reasons.CONFIRMED: _WAITING,
     reasons.REVERTED: _WAITING,
-    reasons.NEEDS_ATTENTION: _QUIET,
+    reasons.NEEDS_ATTENTION: QUIET,
     reasons.FINISHED: _WAITING,
     reasons.SUCCEEDED: Told(Status.UNKNOWN, reasons.IN_PROGRESS, "it has not ended"),
 }
@@ -132,9 +131,9 @@ def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Tr
     back = move.direction == Direction.BACK
     conditions = dict(_going_back(move, trouble) if back else _going_forward(of, spec, move, observed, now))
     conditions[reasons.SCHEDULED] = Told(Status.TRUE, reasons.PLACED, f"from {move.source} to {move.target}")
-    conditions[reasons.NEEDS_ATTENTION] = _QUIET if trouble is None else Told(Status.TRUE, trouble.reason, trouble.message)
+    conditions[reasons.NEEDS_ATTENTION] = QUIET if trouble is None else Told(Status.TRUE, trouble.reason, trouble.message)
     conditions[reasons.FINISHED] = _IN_PROGRESS
-    conditions[reasons.SUCCEEDED] = Told(Status.UNKNOWN, reasons.IN_PROGRESS, _why_back(move) if back else "")
+    conditions[reasons.SUCCEEDED] = Told(Status.UNKNOWN, reasons.IN_PROGRESS, _why_back(move) if back else "it has not ended")
     status = _with(of, phase(spec), conditions, now)
     return dataclasses.replace(
         status,
@@ -198,21 +197,21 @@ def _awaiting(of: Migration, spec: PlacementSpec, move: Move) -> Told:
 def _blocked(of: Migration, spec: PlacementSpec, observed: Observed, now: datetime) -> Told:
     """Whether a Confirm can't be carried out; what was wished after the target was read is looked at again before it is told."""
     if not decision.confirm_is_wished(spec, (of,), now) or spec.node_name not in observed.live:
-        return _QUIET
+        return QUIET
     obstacle = forward.confirm_obstacle(spec, observed)
-    return _QUIET if obstacle is None else Told(Status.TRUE, obstacle.reason, obstacle.message)
+    return QUIET if obstacle is None else Told(Status.TRUE, obstacle.reason, obstacle.message)
 
 
 def _going_back(move: Move, trouble: Trouble | None) -> Mapping[str, Told]:
     """What came before Back was told: it stays."""
     if move.decision is None:
         failed = Told(Status.FALSE, move.attempts[-1].reason, move.attempts[-1].message)
-        return {reasons.TARGET_ACTIVE: failed, reasons.AWAITING_DECISION: failed, reasons.CONFIRM_BLOCKED: _QUIET}
+        return {reasons.TARGET_ACTIVE: failed, reasons.AWAITING_DECISION: failed, reasons.CONFIRM_BLOCKED: QUIET}
     decided = Told(Status.FALSE, reasons.DECIDED, move.decision.value)
     return {
         reasons.TARGET_ACTIVE: decided,
         reasons.AWAITING_DECISION: decided,
-        reasons.CONFIRM_BLOCKED: _QUIET,
+        reasons.CONFIRM_BLOCKED: QUIET,
         reasons.REVERTED: _IN_PROGRESS if trouble is None else Told(Status.FALSE, trouble.reason, trouble.message),
     }
 
@@ -241,8 +240,8 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble 
         decided = Told(Status.FALSE, reasons.DECIDED, entry.decision.value)
     conditions = {
         reasons.AWAITING_DECISION: decided,
-        reasons.CONFIRM_BLOCKED: _QUIET,
-        reasons.NEEDS_ATTENTION: _QUIET,
+        reasons.CONFIRM_BLOCKED: QUIET,
+        reasons.NEEDS_ATTENTION: QUIET,
     }
     if confirmed:  # whatever was told last: an early Confirm is carried out before the last steps are told
         conditions |= dict.fromkeys(_STEPS, _DONE)
@@ -271,7 +270,7 @@ def _discard_trouble(spec: PlacementSpec, entry: Settled, trouble: Trouble | Non
     failed = max(ended, key=lambda s: s.seq, default=None)
     if failed is not None and failed.error is not None:
         return Told(Status.TRUE, failed.error.reason, f"Discard on {failed.node}: {failed.error.message}; it is asked again")
-    return _QUIET if trouble is None or spec.lock is not None else Told(Status.TRUE, trouble.reason, trouble.message)
+    return QUIET if trouble is None or spec.lock is not None else Told(Status.TRUE, trouble.reason, trouble.message)
 
 
 def _with(

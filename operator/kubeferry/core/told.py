@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from kubeferry.api import reasons
 from kubeferry.api.meta import Condition, Status, with_condition
 
 
@@ -14,6 +15,9 @@ class Told:
     status: Status
     reason: str
     message: str = ""
+
+
+QUIET = Told(Status.FALSE, reasons.AS_EXPECTED, "nothing is to be done by a human")
 
 
 def tell(conditions: tuple[Condition, ...], told: Mapping[str, Told], generation: int | None, now: datetime) -> tuple[Condition, ...]:
