@@ -189,7 +189,7 @@ def _awaiting(of: Migration, spec: PlacementSpec, move: Move) -> Told:
     if move.awaiting_since is None:
         return _WAITING
     due = decision.deadline(move, of)
-    then = "" if due is None else f"; at {due:%Y-%m-%d %H:%M:%S} UTC it is {of.spec.on_decision_timeout} for want of one"
+    then = "" if due is None else f", by {due:%Y-%m-%d %H:%M:%S} UTC: after that {of.spec.on_decision_timeout} is done"
     message = f"the VM runs on {spec.node_name}; set spec.decision to Confirm or Revert{then}"
     return Told(Status.TRUE, reasons.NOT_DECIDED, message)
 

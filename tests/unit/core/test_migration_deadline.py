@@ -30,7 +30,7 @@ def spec(life: Life, **changes: Any) -> None:
 def test_the_deadline_is_told_and_nothing_is_done_before_it() -> None:
     life = waiting("Confirm")
     assert life.status().decision_deadline == after(3600)
-    assert "at 2026-01-01 13:00:00 UTC it is Confirm" in life.whole(reasons.AWAITING_DECISION).message
+    assert ", by 2026-01-01 13:00:00 UTC: after that Confirm is done" in life.whole(reasons.AWAITING_DECISION).message
     before = life.spec
     decision = life.step(3599)
     assert life.spec == before
