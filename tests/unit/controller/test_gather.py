@@ -1,6 +1,7 @@
 """Reads: the Placement consistently, the rest from what was seen."""
 
 import dataclasses
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from builders import NOON
@@ -12,7 +13,7 @@ from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Migration, MigrationSpec
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import Lock, LockKind, Placement
+from kubeferry.api.placement import Direction, Lock, LockKind, Move, Placement
 from kubeferry.api.task import HostTask, Verb
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.gather import Gatherer
@@ -146,3 +147,39 @@ async def test_the_host_whose_seal_is_awaited_is_read_live(
     observed = await gatherer.gather(placement.metadata.name)
     assert observed.live == {"n2"}
     assert [host.name for host in observed.hosts] == ["n2"]
+
+
+async def test_a_fence_is_gathered_by_the_boot_that_it_names(
+    gatherer: Gatherer, store: Store, vm: VirtualMachine, placement: Placement
+) -> None:
+    store.remember(vm)
+    for name, spec in (("n1", {"fence": {"bootId": "boot-of-h1", "reason": "off"}}), ("n2", {})):
+        body = {"metadata": {"name": name, "uid": name, "resourceVersion": "1"}, "spec": spec, "status": node_status()}
+        store.put(ComputeNode, body)
+    hosts = (await gatherer.gather(vm.metadata.uid)).hosts
+    assert {host.name: host.fence for host in hosts} == {"n1": "boot-of-h1", "n2": None}
+
+
+async def test_for_a_confirm_that_its_deadline_asks_for_the_target_is_read_live(
+    gatherer: Gatherer, server: FakeServer, cluster: Cluster, store: Store, vm: VirtualMachine, placement: Placement
+) -> None:
+    ref = Ref(endpoint(Migration), "move", "shop")
+    terms = {"virtualMachine": {"name": "web-0"}, "decisionTimeoutSeconds": 60, "onDecisionTimeout": "Confirm"}
+    migration = load(Migration, await server.create(ref, {"metadata": {"name": "move", "namespace": "shop"}, "spec": terms}))
+    store.remember(vm)
+    store.remember(migration)
+    move = Move(
+        direction=Direction.FORWARD,
+        source="n2",
+        target="n1",
+        domain=placement.spec.domain,
+        bytes=1,
+        shutdown_timeout_seconds=60,
+        awaiting_since=datetime.now(UTC) - timedelta(seconds=50),
+    )
+    lock = Lock(kind=LockKind.MIGRATION, namespace="shop", name="move", uid=migration.metadata.uid)
+    held = await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, lock=lock, move=move))
+    assert (await gatherer.gather(vm.metadata.uid)).live == frozenset()
+    late = dataclasses.replace(move, awaiting_since=datetime.now(UTC) - timedelta(seconds=70))
+    await cluster.replace(Placement, held.metadata, dataclasses.replace(held.spec, move=late))
+    assert (await gatherer.gather(vm.metadata.uid)).live == {"n1"}
