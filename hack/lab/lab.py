@@ -147,6 +147,10 @@ class Lab:
             self._controller = Controller(self._ground(), self._content())
         return self._controller.start(**config)
 
+    def metrics_address(self) -> str:
+        """Where the controller serves its metrics; an agent does so at its host's address."""
+        return self._ground().network.loopback
+
     def stop_controller(self) -> None:
         """End the controller by SIGTERM.
 

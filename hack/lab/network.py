@@ -21,7 +21,7 @@ PREFIX = 24
 NETNS = Path("/run/netns")
 LINKS = Path("/sys/class/net")
 # On the loopback address.
-ETCD_PORT, ETCD_PEER_PORT, MANAGER_PORT = 2379, 2380, 10257
+ETCD_PORT, ETCD_PEER_PORT, MANAGER_PORT, METRICS_PORT = 2379, 2380, 10257, 9808
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,11 @@ def is_free(slot: int) -> bool:
     linked = any(link.name == network.bridge or link.name.startswith(f"{network.bridge}-") for link in LINKS.iterdir())
     # A namespace that was left without its links would still fail the host that gets its name.
     named = any(NETNS.glob(network.netns("*")))
-    return not linked and not named and all(_listenable(network.loopback, port) for port in (ETCD_PORT, ETCD_PEER_PORT, MANAGER_PORT))
+    return (
+        not linked
+        and not named
+        and all(_listenable(network.loopback, port) for port in (ETCD_PORT, ETCD_PEER_PORT, MANAGER_PORT, METRICS_PORT))
+    )
 
 
 def bridges() -> list[str]:

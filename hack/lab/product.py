@@ -10,6 +10,7 @@ import yaml
 from lab import mountpoint, paths
 from lab.cluster import NAMESPACE, Cluster
 from lab.hosts import ENVIRONMENT, Host
+from lab.network import METRICS_PORT
 from lab.processes import Process
 from lab.site import Site
 from lab.steps import LabError, NotYet, wait_until
@@ -38,7 +39,7 @@ class Controller:
             LabError: it runs already.
         """
         _must_not_run(self._process, "the controller")
-        argv = _command(self._site, "controller", "controller", controller_config() | config)
+        argv = _command(self._site, "controller", "controller", controller_config(self._site.network.loopback) | config)
         log = self._site.log("controller")
         self._process = self._site.processes.spawn("controller", argv, log, env=self._environment, cwd=paths.REPOSITORY)
         return self._process
@@ -119,9 +120,14 @@ class Agent:
             raise NotYet(str(error)) from error
 
 
-def controller_config() -> dict[str, Any]:
-    """The controller's configuration: guests idle here, and each host tells of the few processors that all of them share."""
-    return {"namespace": NAMESPACE, "logFormat": "json", "scheduler": {"allocationRatios": CPU_RATIO}}
+def controller_config(address: str) -> dict[str, Any]:
+    """The controller's configuration: guests idle here, and each host tells of the few processors that all of them share.
+
+    Args:
+        address: where its metrics are served.
+    """
+    metrics = {"address": address, "port": METRICS_PORT}
+    return {"namespace": NAMESPACE, "logFormat": "json", "scheduler": {"allocationRatios": CPU_RATIO}, "metrics": metrics}
 
 
 def agent_config(node: str, address: str) -> dict[str, Any]:
@@ -142,6 +148,7 @@ def agent_config(node: str, address: str) -> dict[str, Any]:
         "migrationAddress": address,
         "sshPort": SSH_PORT,
         "allow": {"hostPaths": [IMAGES], "kernelPaths": [IMAGES]},
+        "metrics": {"address": address, "port": METRICS_PORT},
     }
 
 

@@ -7,6 +7,7 @@ from builders import NOON, UID, placement
 from fake_cluster import FakeServer
 from fake_hypervisor import FakeHypervisor
 from manual_clock import ManualClock
+from prometheus_client import CollectorRegistry
 
 from kubeferry.agent.creator import Creator
 from kubeferry.agent.discarder import Discarder
@@ -15,6 +16,7 @@ from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.metrics import Metrics
 from kubeferry.agent.preparer import Preparer
 from kubeferry.agent.publisher import Publisher
 from kubeferry.agent.report import Report
@@ -63,6 +65,7 @@ class Rig:
                 "statePath": path / "state",
                 "runPath": path / "run",
                 "migrationAddress": "127.0.0.1",
+                "metrics": {"address": "127.0.0.1", "port": 0},
                 "virtualizationType": "qemu",
                 "allow": {"hostPaths": images, "kernelPaths": images},
             }
@@ -87,7 +90,11 @@ class Rig:
         self.receivers = Receivers()
         revivals = Revivals(clock)
         effects = self.effects = self._effects(machine, revivals)
-        self.worker = Worker(machine, self.cluster, self.journals, self.calls, self.inbox, effects, self.receivers, revivals, lambda: None)
+        self.metrics = CollectorRegistry()
+        counting = Metrics(self.metrics)
+        self.worker = Worker(
+            machine, self.cluster, self.journals, self.calls, self.inbox, effects, self.receivers, revivals, counting, lambda: None
+        )
 
     def _effects(self, machine: Machine, revivals: Revivals) -> Effects:
         reserver = Reserver(machine, self.journals, self.calls)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from kubeferry.agent.creator import Creator
@@ -14,6 +15,7 @@ from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.metrics import Metrics
 from kubeferry.agent.preparer import Preparer
 from kubeferry.agent.publisher import Publisher
 from kubeferry.agent.report import Report
@@ -36,6 +38,7 @@ from kubeferry.kube.leases import RENEWED_EVERY, boottime
 from kubeferry.kube.operator import require_kinds
 from kubeferry.kube.queue import Clock, WorkQueue
 from kubeferry.kube.server import Server
+from kubeferry.kube.telemetry import MetricsServer, ProcessCollector
 
 STOP_GRACE = timedelta(seconds=2)
 WORKERS = 32
@@ -67,11 +70,15 @@ class Agent:
         peers = self._peers = Peers(machine, self._cluster, keys)
         revivals = Revivals(boottime)
         effects = self._effects(journals, peers, Outbound(machine, peers, keys), revivals)
+        registry = CollectorRegistry()
+        metrics = Metrics(registry)
         worker = self._worker = Worker(
-            machine, self._cluster, journals, self.hypervisor, self._inbox, effects, receivers, revivals, self._publish_soon
+            machine, self._cluster, journals, self.hypervisor, self._inbox, effects, receivers, revivals, metrics, self._publish_soon
         )
         self._vms = WorkQueue(worker.reconcile, clock)
         self._chores = WorkQueue(self._do_chore, clock, longest_retry=RENEWED_EVERY)
+        registry.register(ProcessCollector((self._vms, self._chores)))
+        self._metrics = MetricsServer(machine.settings.metrics, registry)
         self._renewals = 0
 
     def _effects(self, journals: JournalStore, peers: Peers, outbound: Outbound, revivals: Revivals) -> Effects:
@@ -97,10 +104,11 @@ class Agent:
         """Tell who this is, then begin to work.
 
         Raises:
-            kopf.PermanentError: the cluster lacks our kinds, or the rights to list them.
+            kopf.PermanentError: the cluster lacks our kinds, or the rights to list them; or metrics can't be served.
             kopf.TemporaryError: the API server does not answer yet.
         """
         await require_kinds(self._cluster, (HostTask,))
+        await self._metrics.start()
         loop = asyncio.get_running_loop()
 
         def tell(uid: str) -> None:
@@ -121,6 +129,7 @@ class Agent:
         await self._service.stop()
         await self._vms.stop(STOP_GRACE)
         await self._chores.stop(STOP_GRACE)
+        await self._metrics.stop()
 
     def saw_task(self, event: Any) -> None:
         """Take in an event of the watch on HostTasks (`metav1.WatchEvent`)."""

@@ -98,7 +98,7 @@ class Report:
             self._condition(reasons.JOURNALS_READABLE, Status.FALSE, error.reason, str(error))
             return error
         for uid in unreadable.keys() - self._unreadable.keys():
-            log.error("journal unreadable, this VM is left alone", vm=uid, reason=unreadable[uid].reason, error=str(unreadable[uid]))
+            log.error("journal unreadable, this VM is left alone", vm_uid=uid, reason=unreadable[uid].reason, error=str(unreadable[uid]))
         self._held, self._unreadable = held, unreadable
         if unreadable:
             message = f"of {len(unreadable)} VMs, the journal can't be read: {', '.join(unreadable)}; {next(iter(unreadable.values()))}"

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from kubeferry.api.names import SYSTEM_NAMESPACE
+from kubeferry.kube.telemetry import MetricsSettings
 
 AbsolutePath = Annotated[str, Field(pattern=r"^/")]
 IpAddress = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
@@ -47,3 +48,4 @@ class AgentSettings(BaseModel):
     libvirt_uri: Annotated[str, Field(alias="libvirtURI")] = "qemu:///system"
     virtualization_type: Literal["kvm", "qemu"] = "kvm"
     allow: AllowList = AllowList()
+    metrics: MetricsSettings = MetricsSettings()

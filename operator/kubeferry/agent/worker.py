@@ -16,6 +16,7 @@ from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.interruption import Interruption, SupersededError
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.metrics import Metrics
 from kubeferry.agent.progress import told
 from kubeferry.agent.revivals import REFUSED_WAIT, Revivals
 from kubeferry.agent.storage.errors import StorageError
@@ -29,6 +30,10 @@ from kubeferry.core import guards, host
 from kubeferry.core.host import Acknowledge, Act, Answer, Refuse
 from kubeferry.kube.client import Cluster
 from kubeferry.kube.errors import Forbidden, Invalid, KubeError, NotFound, Unreadable
+from kubeferry.kube.leases import boottime
+
+_NAMES = ("vm", "migration")
+"""What the log lines of a task tell, once its Placement was read."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +57,7 @@ class Worker:
         effects: Effects,
         receivers: Receivers,
         revivals: Revivals,
+        metrics: Metrics,
         changed: Callable[[], None],
     ) -> None:
         """`changed` is called when what the ComputeNode tells may have changed."""
@@ -63,6 +69,7 @@ class Worker:
         self._effects = effects
         self._receivers = receivers
         self._revivals = revivals
+        self._metrics = metrics
         self._changed = changed
         self._running: dict[str, _Running] = {}
 
@@ -78,7 +85,7 @@ class Worker:
         Raises:
             KubeError: the API server did not answer; the same is done again later.
         """
-        with structlog.contextvars.bound_contextvars(vm=uid, node=self._machine.node):
+        with structlog.contextvars.bound_contextvars(vm_uid=uid, node=self._machine.node):
             while tasks := self._inbox.of(uid):
                 task, spec = tasks[0], tasks[0].spec
                 with structlog.contextvars.bound_contextvars(task=task.metadata.name, verb=spec.verb, epoch=spec.epoch, seq=spec.seq):
@@ -94,13 +101,16 @@ class Worker:
             await self._run(task, self._running[uid].interruption)
         finally:
             del self._running[uid]
+            structlog.contextvars.unbind_contextvars(*_NAMES)
 
     async def _run(self, task: HostTask, interruption: Interruption) -> None:
         begun = None if task.status is None else task.status.started_at
         running = HostTaskStatus(phase=TaskPhase.RUNNING, started_at=begun or datetime.now(UTC), agent_version=__version__)
         if begun is None:
             await self._tell(task, running)
+        since = boottime()
         ended = dataclasses.replace(await self._attempt(task, running, interruption), finished_at=datetime.now(UTC))
+        self._metrics.ended(task.spec.verb, ended.phase, boottime() - since)
         error = ended.error
         log.info(
             "task ended",
@@ -121,7 +131,7 @@ class Worker:
         phase, result = TaskPhase.FAILED, None
         try:
             async with told(tell) as on_progress:
-                result = await self._do(task.spec, on_progress, interruption)
+                result = await self._do(task.spec, self._metrics.counted(on_progress), interruption)
             phase, error = TaskPhase.SUCCEEDED, None
         except SupersededError as superseded:
             phase, error = TaskPhase.SUPERSEDED, TaskError(reason=reasons.SUPERSEDED, message=str(superseded))
@@ -142,18 +152,17 @@ class Worker:
 
     async def _do(self, task: HostTaskSpec, on_progress: OnProgress, interruption: Interruption) -> TaskResult:
         placement = (await self._placement(task)).spec
-        holder = {} if placement.lock is None else {"migration": f"{placement.lock.namespace}/{placement.lock.name}"}
-        with structlog.contextvars.bound_contextvars(**holder):
-            answer = await self._answer(task, placement)
-            if not isinstance(answer, Act) and (isinstance(answer, Refuse) or answer.note is None):
-                return await self._tell_answer(task, answer)
-            # Whoever fills this copy is ended, and gone, before its journal is judged by: nothing changes it from here on.
-            async with self._receivers.barred(task.placement.name):
-                while isinstance(answer := await self._answer(task, placement), Act):
-                    result = await self._effects.carry_out(task, answer.journal, answer.effect, on_progress, interruption)
-                    if result is not None:
-                        return result
-                return await self._tell_answer(task, answer)
+        structlog.contextvars.bind_contextvars(**_names(placement))
+        answer = await self._answer(task, placement)
+        if not isinstance(answer, Act) and (isinstance(answer, Refuse) or answer.note is None):
+            return await self._tell_answer(task, answer)
+        # Whoever fills this copy is ended, and gone, before its journal is judged by: nothing changes it from here on.
+        async with self._receivers.barred(task.placement.name):
+            while isinstance(answer := await self._answer(task, placement), Act):
+                result = await self._effects.carry_out(task, answer.journal, answer.effect, on_progress, interruption)
+                if result is not None:
+                    return result
+            return await self._tell_answer(task, answer)
 
     async def _answer(self, task: HostTaskSpec, placement: PlacementSpec) -> Answer:
         journal = await asyncio.to_thread(self._journals.read, task.placement.name)
@@ -206,3 +215,9 @@ class Worker:
         """Whether a copy is ACTIVE here and does not run."""
         journal = await asyncio.to_thread(self._journals.read, uid)
         return journal is not None and journal.role == Role.ACTIVE and not (await self._hypervisor.domains()).get(uid)
+
+
+def _names(placement: PlacementSpec) -> dict[str, str]:
+    vm, lock = placement.virtual_machine, placement.lock
+    names = {"vm": f"{vm.namespace}/{vm.name}"}
+    return names if lock is None else names | {"migration": f"{lock.namespace}/{lock.name}"}

@@ -6,11 +6,14 @@ from functools import partial
 from typing import Any
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.names import CONTROLLER_ACCOUNT
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
+from kubeferry.controller.herald import Herald
+from kubeferry.controller.metrics import Metrics, StoreCollector
 from kubeferry.controller.placer import Placer
 from kubeferry.controller.reconcile import Reconciler
 from kubeferry.controller.relist import Relister
@@ -22,6 +25,7 @@ from kubeferry.kube.leases import RENEWED_EVERY, LeaseWatch, boottime, read_leas
 from kubeferry.kube.operator import require_kinds, told_to_kopf
 from kubeferry.kube.queue import Clock, WorkQueue
 from kubeferry.kube.server import Server
+from kubeferry.kube.telemetry import MetricsServer, ProcessCollector
 
 RELIST_EVERY = timedelta(minutes=10)
 RELIST_SETTLES = timedelta(seconds=5)
@@ -49,19 +53,26 @@ class Controller:
         self._leases = LeaseWatch()
         self._relister = Relister(self._cluster, self._store)
         gatherer = Gatherer(self._cluster, self._store, self._leases, boottime)
-        scheduler = Placer(self._store, self._leases, boottime, settings.scheduler.profile())
-        reconciler = Reconciler(gatherer, partial(step, limits=settings.limits()), Executor(self._cluster, self._store), scheduler)
+        registry = CollectorRegistry()
+        metrics = Metrics(registry)
+        executor = Executor(self._cluster, self._store, Herald(server, metrics))
+        scheduler = Placer(self._store, self._leases, boottime, settings.scheduler.profile(), metrics)
+        reconciler = Reconciler(gatherer, partial(step, limits=settings.limits()), executor, scheduler)
         self._vms = WorkQueue(reconciler.reconcile, clock)
         self._chores = WorkQueue(self._do_chore, clock, longest_retry=RENEWED_EVERY)
+        registry.register(ProcessCollector((self._vms, self._chores)))
+        registry.register(StoreCollector(self._store))
+        self._metrics = MetricsServer(settings.metrics, registry)
 
     async def start(self) -> None:
         """Fill the Store, then begin to work.
 
         Raises:
-            kopf.PermanentError: the cluster lacks our kinds, or the rights to list them.
+            kopf.PermanentError: the cluster lacks our kinds, or the rights to list them; or metrics can't be served.
             kopf.TemporaryError: the API server does not answer yet.
         """
         await require_kinds(self._cluster, KINDS)
+        await self._metrics.start()
         with told_to_kopf():
             await self._relist()
             await self._look_at_leases()
@@ -74,6 +85,7 @@ class Controller:
         """Let what has begun come to its end, for two seconds; whatever is cut off is done again by the next controller."""
         await self._chores.stop(STOP_GRACE)
         await self._vms.stop(STOP_GRACE)
+        await self._metrics.stop()
 
     def saw(self, kind: type[Stored], event: Any) -> None:
         """Take in an event of a watch (`metav1.WatchEvent`); kopf's are without a type where it lists."""

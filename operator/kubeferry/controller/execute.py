@@ -12,6 +12,7 @@ from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
+from kubeferry.controller.herald import Herald
 from kubeferry.controller.store import Store
 from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, TellMigration, VmDecision
 from kubeferry.kube.client import Cluster, owner_reference
@@ -26,9 +27,10 @@ log = structlog.get_logger(__name__)
 class Executor:
     """Carries out decisions. The answer to each write is put into the Store, so that the next pass sees what was just chosen."""
 
-    def __init__(self, cluster: Cluster, store: Store) -> None:
+    def __init__(self, cluster: Cluster, store: Store, herald: Herald) -> None:
         self._cluster = cluster
         self._store = store
+        self._herald = herald
 
     async def execute(self, observed: Observed, decision: VmDecision) -> bool | Stranger:
         """Write what was decided; whether to decide anew at once, because a write of ours or of others changed the ground.
@@ -158,7 +160,10 @@ class Executor:
         return await self._release(Migration, done)
 
     async def _tell(self, kind: type[W], read: W, status: object) -> bool:
-        return await self._write(kind, read, self._cluster.swap_status(kind, read.metadata, status))
+        written = await self._write(kind, read, self._cluster.swap_status(kind, read.metadata, status))
+        if written:
+            await self._herald.told(read, status)
+        return written
 
     async def _protect(self, kind: type[W], read: W) -> bool:
         return await self._set_finalizers(kind, read, (*read.metadata.finalizers, FINALIZER))

@@ -9,6 +9,7 @@ from kubeferry.api.meta import Status, condition
 from kubeferry.api.node import Node
 from kubeferry.api.reasons import READY
 from kubeferry.api.scheduling import NODES_TOLD
+from kubeferry.controller.metrics import Metrics
 from kubeferry.controller.store import PlacedOn, Store
 from kubeferry.core.observed import Choice, Place
 from kubeferry.kube.leases import LeaseWatch
@@ -22,8 +23,9 @@ log = structlog.get_logger(__name__)
 class Placer:
     """Chooses the node that a VM moves to, from what watching has seen and our own writes were answered."""
 
-    def __init__(self, store: Store, leases: LeaseWatch, clock: Callable[[], float], profile: Profile) -> None:
+    def __init__(self, store: Store, leases: LeaseWatch, clock: Callable[[], float], profile: Profile, metrics: Metrics) -> None:
         """Look at these, as the profile says; `clock` is that of `leases`, in seconds."""
+        self._metrics = metrics
         self._store = store
         self._leases = leases
         self._clock = clock
@@ -31,7 +33,9 @@ class Placer:
 
     def place(self, place: Place) -> Choice:
         """Run one pass, and log it. It reads memory alone, and holds nothing: the reservation of Prepare is the arbiter."""
+        begun = self._clock()
         result = run(self._snapshot(place.vm_uid), request_of(place), self._profile.filters, self._profile.weighers)
+        self._metrics.passed(result, self._clock() - begun)
         _tell(place, result)
         node = result.feasible[0].name if result.feasible else None
         return Choice(migration_uid=place.migration_uid, node=node, message=result.explain(), report=result.report())

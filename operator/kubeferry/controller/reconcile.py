@@ -96,4 +96,6 @@ def _names(observed: Observed) -> dict[str, object]:
         spec = observed.placement.spec
         names |= {"vm": f"{spec.virtual_machine.namespace}/{spec.virtual_machine.name}", "node": spec.node_name, "epoch": spec.epoch}
         names |= {} if spec.lock is None else {"migration": f"{spec.lock.namespace}/{spec.lock.name}"}
+        newest = max(spec.steps, key=lambda step: step.seq, default=None)
+        names |= {} if newest is None else {"verb": newest.verb}
     return names

@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 from kubeferry.api.names import SYSTEM_NAMESPACE
 from kubeferry.controller.scheduler_settings import SchedulerSettings
 from kubeferry.core.limits import Limits
+from kubeferry.kube.telemetry import MetricsSettings
 
 Seconds = Annotated[int, Field(ge=1, le=86400)]
 
@@ -41,6 +42,7 @@ class ControllerSettings(BaseModel):
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 3
     """Targets that a Migration tries in all (Nova's scheduler max_attempts)."""
     timeouts: Timeouts = Timeouts()
+    metrics: MetricsSettings = MetricsSettings()
 
     def limits(self) -> Limits:
         """How long is waited for a host, and how often something is tried, as `core` takes it."""

@@ -1,6 +1,6 @@
 """What watching has seen and what our own writes were answered: models of what `core` needs, and which VM each belongs to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -91,6 +91,14 @@ class Store:
         named = (key.partition("/")[2] for key in self._migrations.naming(f"{namespace}/{vm_name}"))
         found = (self._objects[Migration][namespace, name] for name in named)
         return tuple(sorted((each for each in found if isinstance(each, Migration)), key=_age))
+
+    def all_migrations(self) -> Iterator[Migration]:
+        """Every Migration."""
+        return (each for each in self._objects[Migration].values() if isinstance(each, Migration))
+
+    def all_vms(self) -> Iterable[VirtualMachine]:
+        """Every VM."""
+        return self._vms.values()
 
     def tasks(self, vm_uid: str) -> tuple[HostTask, ...]:
         """The HostTasks of a VM, by name."""

@@ -86,6 +86,11 @@ class WorkQueue:
             waiting.alarm.cancel()
         self._delayed[key] = _Delayed(due, self._clock.call_at(due, lambda: self._ring(key)))
 
+    @property
+    def depth(self) -> int:
+        """Keys that wait for a worker, or are worked on."""
+        return len(self._wanted | self._busy)
+
     def start(self, workers: int) -> None:
         """Begin to work, with so many keys at a time."""
         self._workers |= {asyncio.create_task(self._work(), name=f"worker {n}") for n in range(workers)}

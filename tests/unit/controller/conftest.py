@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 from fake_cluster import FakeServer
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from kubeferry.controller.herald import Herald
+from kubeferry.controller.metrics import Metrics
 from kubeferry.controller.store import Store
 from kubeferry.kube.client import Cluster
 
@@ -24,6 +27,16 @@ def cluster(server: FakeServer) -> Cluster:
 @pytest.fixture
 def store() -> Store:
     return Store()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry())
+
+
+@pytest.fixture
+def herald(server: FakeServer, metrics: Metrics) -> Herald:
+    return Herald(server, metrics)
 
 
 @pytest.fixture(autouse=True)

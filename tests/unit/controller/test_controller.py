@@ -68,6 +68,10 @@ class Agent:
         return self.server.objects[Ref(endpoint(HostTask), task.metadata.name)]
 
 
+NEARBY = {"address": "127.0.0.1", "port": 0}
+SETTINGS = ControllerSettings.model_validate({"metrics": NEARBY})
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
@@ -85,7 +89,7 @@ async def agent(server: FakeServer) -> Agent:
 @pytest.fixture
 async def controller(server: FakeServer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Controller]:
     monkeypatch.setattr(module, "boottime", clock.time)
-    controller = Controller(server, ControllerSettings(), clock)
+    controller = Controller(server, SETTINGS, clock)
     yield controller
     await controller.stop()
 
@@ -134,7 +138,7 @@ async def test_an_applied_vm_is_protected_placed_created_started_and_told_of(
     assert server.requests == [], "our own write is no news"
 
 
-async def test_log_lines_of_a_pass_tell_vm_uid_node_and_epoch(
+async def test_log_lines_of_a_pass_tell_vm_uid_node_epoch_and_the_last_verb(
     controller: Controller, server: FakeServer, clock: ManualClock, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from structlog.contextvars import get_contextvars
@@ -149,7 +153,7 @@ async def test_log_lines_of_a_pass_tell_vm_uid_node_and_epoch(
     controller.saw(VirtualMachine, event("ADDED", applied))
     await settle()
     uid = applied["metadata"]["uid"]
-    assert bound == [{"vm": "shop/web-0", "vm_uid": uid}, {"vm": "shop/web-0", "vm_uid": uid, "node": "n1", "epoch": 1}]
+    assert bound == [{"vm": "shop/web-0", "vm_uid": uid}, {"vm": "shop/web-0", "vm_uid": uid, "node": "n1", "epoch": 1, "verb": "Create"}]
     assert get_contextvars() == {}
 
 
@@ -202,7 +206,7 @@ async def test_a_pass_is_run_as_it_is_configured(
 ) -> None:
     monkeypatch.setattr(module, "boottime", clock.time)
     scheduler = {"filters": ["Memory"], "reserved": {"memory": "8Gi"}}
-    controller = Controller(server, ControllerSettings.model_validate({"scheduler": scheduler}), clock)
+    controller = Controller(server, ControllerSettings.model_validate({"scheduler": scheduler, "metrics": NEARBY}), clock)
     await controller.start()
     await agent.beat()
     clock.advance(10)
@@ -227,7 +231,7 @@ async def test_a_pass_is_run_as_it_is_configured(
 async def test_two_controllers_at_once_make_one_placement_and_one_task(
     controller: Controller, server: FakeServer, clock: ManualClock, agent: Agent
 ) -> None:
-    other = Controller(server, ControllerSettings(), clock)
+    other = Controller(server, SETTINGS, clock)
     for each in (controller, other):
         await each.start()
     await agent.beat()

@@ -15,6 +15,7 @@ from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus
 from kubeferry.controller.execute import Executor
+from kubeferry.controller.herald import Herald
 from kubeferry.controller.store import Store
 from kubeferry.core import ledger
 from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, VmDecision
@@ -27,8 +28,8 @@ STATUS = VirtualMachineStatus(printable_status=PrintableStatus.PROVISIONING, nod
 
 
 @pytest.fixture
-def executor(cluster: Cluster, store: Store) -> Executor:
-    return Executor(cluster, store)
+def executor(cluster: Cluster, store: Store, herald: Herald) -> Executor:
+    return Executor(cluster, store, herald)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from kubeferry.api.placement import Direction, Lock, LockKind, Move, Placement
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
+from kubeferry.controller.herald import Herald
 from kubeferry.controller.reconcile import AT_ONCE, Reconciler
 from kubeferry.controller.store import Store
 from kubeferry.core import vm as core_vm
@@ -42,8 +43,8 @@ def gatherer(cluster: Cluster, store: Store) -> Gatherer:
 
 
 @pytest.fixture
-def executor(cluster: Cluster, store: Store) -> Executor:
-    return Executor(cluster, store)
+def executor(cluster: Cluster, store: Store, herald: Herald) -> Executor:
+    return Executor(cluster, store, herald)
 
 
 @pytest.fixture

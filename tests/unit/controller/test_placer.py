@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from samples import node_body, node_status
 from structlog.typing import EventDict
 
@@ -13,6 +14,7 @@ from kubeferry.api.model import load
 from kubeferry.api.node import Node
 from kubeferry.api.placement import Placement
 from kubeferry.api.scheduling import RankedNode, RejectedNodes, Scheduling, Weight
+from kubeferry.controller.metrics import Metrics
 from kubeferry.controller.placer import Placer
 from kubeferry.controller.scheduler_settings import SchedulerSettings
 from kubeferry.controller.store import Store
@@ -41,6 +43,9 @@ def disk(free: int) -> dict[str, Any]:
     return {"path": "/i", "total": 100 * GIB, "free": free * GIB, "filesystemId": "fs1"}
 
 
+METRICS = Metrics(CollectorRegistry())
+
+
 class Bench:
     """Nodes as watching tells of them, a clock, and a Placer."""
 
@@ -52,7 +57,7 @@ class Bench:
         self.placer = self.made()
 
     def made(self, **settings: Any) -> Placer:
-        return Placer(self.store, self.leases, lambda: self.now, SchedulerSettings.model_validate(settings).profile())
+        return Placer(self.store, self.leases, lambda: self.now, SchedulerSettings.model_validate(settings).profile(), METRICS)
 
     def stored(self, body: dict[str, Any], name: str) -> dict[str, Any]:
         self.versions += 1
@@ -350,7 +355,7 @@ class Failing:
 
 def test_a_filter_that_fails_is_logged_once_for_each_error_and_its_nodes_are_not_taken(bench: Bench, logs: list[EventDict]) -> None:
     profile = dataclasses.replace(SchedulerSettings().profile(), filters=(Failing(),))
-    bench.placer = Placer(bench.store, bench.leases, lambda: 0.0, profile)
+    bench.placer = Placer(bench.store, bench.leases, lambda: 0.0, profile, METRICS)
     assert bench.place().node is None
     told = [(line["filter"], line["error"], line["nodes"]) for line in logs if line["log_level"] == "error"]
     assert told == [("Failing", "KeyError('zone')", ["a", "b"]), ("Failing", "ValueError('c')", ["c"])]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from fake_cluster import FakeServer
+from prometheus_client import CollectorRegistry
 from samples import first_spec, node_status, vm_body
 
 from kubeferry.api import reasons
@@ -20,6 +21,8 @@ from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
+from kubeferry.controller.herald import Herald
+from kubeferry.controller.metrics import Metrics
 from kubeferry.controller.reconcile import AT_ONCE, Reconciler, Step
 from kubeferry.controller.store import Store
 from kubeferry.core import ledger, vm
@@ -44,7 +47,12 @@ class Chooser:
 
 
 def made_of(cluster: Cluster, store: Store, leases: LeaseWatch, step: Step, chooser: Chooser | None = None) -> Reconciler:
-    return Reconciler(Gatherer(cluster, store, leases, lambda: 1.0), step, Executor(cluster, store), chooser or Chooser(None))
+    return Reconciler(
+        Gatherer(cluster, store, leases, lambda: 1.0),
+        step,
+        Executor(cluster, store, Herald(cluster.server, Metrics(CollectorRegistry()))),
+        chooser or Chooser(None),
+    )
 
 
 SOON = timedelta(seconds=10)

@@ -15,6 +15,7 @@ from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import storage_errors
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.keys import Keys
+from kubeferry.agent.transfer.pace import Pace
 from kubeferry.agent.transfer.sender import Sent, make_directory, send
 from kubeferry.agent.transfer.sshd import authorized_keys, write_authorized_keys
 from kubeferry.agent.transfer.threads import finished, unstoppable
@@ -33,8 +34,6 @@ SOCKET = "agent.sock"
 THREADS = 64
 """Preflights, and copies, at a time: more than a node moves at once."""
 
-PROGRESS_SECONDS = 2.0
-"""Between two tellings of how far a copy is."""
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +132,7 @@ class Outbound:
         Args:
             task: of verb Copy.
             journal: of the copy here; nobody writes to it meanwhile.
-            on_progress: told in the event loop how far it is, every two seconds at most, and at the end of the data.
+            on_progress: told in the event loop how far it is, as `Pace` does, and at the end of the data.
 
         Raises:
             RefusedError: `InvalidTask`: the task lacks its parameters.
@@ -157,30 +156,10 @@ class Outbound:
             _request(task),
             self._machine.instance(journal.uid),
             journal.created,
-            _Pace(self._clock, tell),
+            Pace(self._clock, tell),
             stopped.is_set,
         )
         return await finished(work, stopped.set)
-
-
-class _Pace:
-    """Passes progress on: the first, the last, and in between every two seconds at most; what moves no byte is a sign of life."""
-
-    def __init__(self, clock: Callable[[], float], tell: Callable[[TaskProgress], None]) -> None:
-        self._clock = clock
-        self._tell = tell
-        self._due = clock()
-        self._last: tuple[int, int] | None = None
-        self._signs = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        moved, self._last = self._last != (done, total), (done, total)
-        self._signs += not moved
-        now = self._clock()
-        if now < self._due and not (moved and done == total):
-            return
-        self._due = now + PROGRESS_SECONDS
-        self._tell(TaskProgress(bytes_total=total, bytes_done=done, signs=self._signs))
 
 
 def _request(task: HostTaskSpec) -> Request:

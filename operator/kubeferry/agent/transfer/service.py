@@ -119,7 +119,7 @@ class TransferService:
             work = partial(receive, Landing(self._machine, self._journals, claim, announced.files), reader, writer, life)
         else:
             raise broken(f"the command {hello.command} is none that this agent knows; see that both agents are of one version")
-        structlog.contextvars.bind_contextvars(vm=claim.request.uid, epoch=claim.request.epoch)
+        structlog.contextvars.bind_contextvars(vm_uid=claim.request.uid, epoch=claim.request.epoch)
         # Before the receiver that runs is ended for this one; each looks once more when it is the only one.
         await self._call(partial(claim.journal, self._journals))
         await self._receivers.run(claim.request.uid, work)

@@ -262,42 +262,6 @@ async def test_a_copy_sends_what_the_journal_created_and_tells_its_progress_in_t
     assert told == [(TaskProgress(bytes_total=total, bytes_done=done), True) for done in (0, total)]
 
 
-async def test_progress_is_told_every_two_seconds(source_host: SourceHost, ssh_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    source_host.node("b", ssh_of("b"))
-    clock = ManualClock()
-
-    def sending(*args: Any) -> Sent:
-        on_progress = args[5]
-        for second in range(6):
-            on_progress(second, 5)
-            clock.advance(1)
-        return Sent(5, None)
-
-    monkeypatch.setattr(peers_module, "send", sending)
-    told: list[int] = []
-    outbound = Outbound(source_host.machine, source_host.peers, source_host.keys, clock.time)
-    await outbound.copy(COPY, SEALED, lambda progress: told.append(progress.bytes_done))
-    assert told == [0, 2, 4, 5]
-
-
-async def test_while_no_byte_moves_signs_of_life_are_told(source_host: SourceHost, ssh_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    source_host.node("b", ssh_of("b"))
-    clock = ManualClock()
-
-    def sending(*args: Any) -> Sent:
-        on_progress = args[5]
-        for done in (0, 5, 5, 5, 5, 5):
-            on_progress(done, 5)
-            clock.advance(1)
-        return Sent(5, None)
-
-    monkeypatch.setattr(peers_module, "send", sending)
-    told: list[tuple[int, int]] = []
-    outbound = Outbound(source_host.machine, source_host.peers, source_host.keys, clock.time)
-    await outbound.copy(COPY, SEALED, lambda progress: told.append((progress.bytes_done, progress.signs)))
-    assert told == [(0, 0), (5, 0), (5, 2), (5, 4)]
-
-
 async def test_a_copy_that_is_cancelled_is_stopped_and_waited_for(
     source_host: SourceHost, ssh_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,119 @@
+"""Events of what was told: written once, about the right object, and never in the way of the work."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from builders import NOON, migration, vm
+from fake_cluster import FakeServer
+from move_life import Life
+from prometheus_client import CollectorRegistry
+from structlog.typing import EventDict
+
+from kubeferry.api.migration import Migration, MigrationStatus
+from kubeferry.controller.herald import Herald
+from kubeferry.controller.metrics import Metrics
+from kubeferry.core.project import unplaced
+from kubeferry.kube.errors import Forbidden
+from kubeferry.kube.events import EVENTS
+
+
+def told_of(server: FakeServer) -> list[dict[str, Any]]:
+    return [body for ref, body in server.objects.items() if ref.endpoint == EVENTS]
+
+
+@pytest.fixture
+def read() -> Migration:
+    return migration()
+
+
+@pytest.fixture
+def status() -> MigrationStatus:
+    return Life().go_on_to().status()
+
+
+async def test_an_event_names_the_object_what_has_happened_and_who_reports_it(
+    herald: Herald, server: FakeServer, read: Migration, status: MigrationStatus
+) -> None:
+    await herald.told(read, status)
+    first = told_of(server)[0]
+    about = {
+        "apiVersion": "kubeferry.io/v1alpha1",
+        "kind": "Migration",
+        "namespace": "shop",
+        "name": "move",
+        "uid": "uid-move",
+        "resourceVersion": "3",
+    }
+    assert first["regarding"] == about
+    assert (first["apiVersion"], first["kind"], first["metadata"]["namespace"]) == ("events.k8s.io/v1", "Event", "shop")
+    assert (first["reason"], first["note"], first["type"], first["action"]) == ("Scheduled", "from a to b", "Normal", "Migrate")
+    assert first["reportingController"] == "kubeferry.io/controller"
+    assert first["reportingInstance"]
+    assert first["eventTime"].endswith("Z")
+    assert len(first["eventTime"]) == len("2026-01-01T00:00:00.000000Z")
+
+
+async def test_what_was_told_already_is_not_told_again(
+    herald: Herald, server: FakeServer, read: Migration, status: MigrationStatus
+) -> None:
+    await herald.told(read, status)
+    before = len(told_of(server))
+    await herald.told(read, status)  # another controller, or a second life of this one, after the same write
+    assert len(told_of(server)) == before
+    await herald.told(dataclasses.replace(read, status=status), status)
+    assert len(told_of(server)) == before
+    newer = dataclasses.replace(read, metadata=dataclasses.replace(read.metadata, resource_version="9"))
+    await herald.told(newer, status)  # the same once more, later
+    assert len(told_of(server)) == 2 * before
+
+
+async def test_an_event_that_is_refused_is_logged_and_the_others_are_told(
+    herald: Herald, server: FakeServer, read: Migration, status: MigrationStatus, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = server.create
+
+    async def refusing(ref: Any, body: Any) -> Any:
+        if body["reason"] == "Scheduled":
+            raise Forbidden("create Event: HTTP 403: namespace is being terminated")
+        return await create(ref, body)
+
+    monkeypatch.setattr(server, "create", refusing)
+    await herald.told(read, status)
+    assert "SourceSealed" in [body["reason"] for body in told_of(server)]
+    (warning,) = [line for line in logs if line["log_level"] == "warning"]
+    assert "being terminated" in warning["error"]
+
+
+async def test_a_note_is_cut_to_what_the_api_server_takes_and_stays_text(server: FakeServer, herald: Herald) -> None:
+    machine = vm()
+    status = unplaced(machine, "InvalidSpec", "ä" * 900, NOON)
+    await herald.told(machine, status)
+    (event,) = told_of(server)
+    assert (event["reason"], event["type"], event["action"]) == ("NeedsAttention", "Warning", "Run")
+    assert len(event["note"].encode()) <= 1024
+    assert event["note"].endswith("ä")
+
+
+async def test_a_name_is_never_longer_than_an_object_may_be_called(server: FakeServer, herald: Herald, status: MigrationStatus) -> None:
+    long = migration("m" * 253)
+    await herald.told(long, status)
+    assert {len(body["metadata"]["name"]) for body in told_of(server)} == {253}
+
+
+async def test_a_status_of_another_kind_is_a_defect(herald: Herald) -> None:
+    with pytest.raises(TypeError, match="is no status of a Migration"):
+        await herald.told(migration(), object())
+
+
+async def test_every_end_is_counted_once(server: FakeServer, read: Migration) -> None:
+    registry = CollectorRegistry()
+    herald = Herald(server, Metrics(registry))
+    life = Life()
+    life.target = None
+    life.step()
+    ended = life.status()
+    await herald.told(read, ended)
+    await herald.told(dataclasses.replace(read, status=ended), ended)
+    labels = {"outcome": "Failed", "reason": "NoFeasibleNode"}
+    assert registry.get_sample_value("kubeferry_migrations_finished_total", labels) == 1
