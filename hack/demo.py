@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kubeferry.api.migration import Transfer
+from kubeferry.api.model import load
+from kubeferry.cli.migration_page import transfer
 from lab.guest import heartbeats, wait_heartbeats
 from lab.lab import Lab
 from lab.steps import LabError, NotYet, wait_until
@@ -23,7 +26,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 VM, NODE = "web-0", "worker-1"
 MOVE, BACK_OUT = "web-0-move", "web-0-back-out"
 MOVE_SECONDS = 120.0
-WIDTHS = {"PHASE": len("AwaitingDecision"), "SOURCE": len(NODE), "TARGET": len(NODE), "COPIED": len("100000000")}
+WIDTHS = {"PHASE": len("AwaitingDecision"), "SOURCE": len(NODE), "TARGET": len(NODE)}
 """Of columns that are empty or short in the first row of `kubectl get fmig`."""
 
 
@@ -119,14 +122,19 @@ class Demo:
             LabError: it failed, or needs attention, or is not there in time; with what it tells.
         """
         print(f"$ kubectl get fmig {name}   # whenever it changes", flush=True)
-        table = Table(WIDTHS)
+        table, copied = Table(WIDTHS), ""
 
         def reached() -> None:
+            nonlocal copied
             for line in table.changes(self._lab.kubectl("get", "fmig", name).stdout):
                 print(line, flush=True)
+            status = self._object("fmig", name).get("status", {})
+            if "transfer" in status and (bar := transfer(load(Transfer, status["transfer"]))) != copied:
+                print(f"  copied {bar}", flush=True)
+                copied = bar
             if table.cells["PHASE"] == phase:
                 return
-            for condition in self._object("fmig", name).get("status", {}).get("conditions", []):
+            for condition in status.get("conditions", []):
                 if (condition["type"], condition["status"]) in (("NeedsAttention", "True"), ("Succeeded", "False")):
                     raise LabError(f"{name}: {condition['type']}/{condition['reason']}: {condition['message']}")
             raise NotYet(f"its phase is {table.cells['PHASE'] or 'not told'}")
