@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-from builders import NOON
+from builders import NOON, migration
 from move_life import Life, reverting
 
 from kubeferry.api import reasons
 from kubeferry.api.meta import Status, with_condition
 from kubeferry.api.migration import MigrationPhase, MigrationStatus
-from kubeferry.api.task import Verb
+from kubeferry.api.task import TaskProgress, Verb
 from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachineStatus
 from kubeferry.core import events
 from kubeferry.core.observed import VmDecision
@@ -158,3 +158,34 @@ def test_a_vm_that_is_made_tells_its_node_its_disks_and_its_start() -> None:
     conditions = with_condition(conditions, reasons.VOLUMES_READY, Status.TRUE, reasons.CREATED, "whole", 1, NOON)
     made = dataclasses.replace(vm(Status.TRUE), conditions=conditions)
     assert [e.reason for e in events.of_vm(before, made)] == ["Scheduled", "Created", "Started"]
+
+
+def test_a_vm_that_was_at_the_target_is_told_as_confirmed_and_not_as_scheduled() -> None:
+    life = Life(migration(targetNode="a"))
+    life.step()
+    (event,) = events.of_migration(None, life.status())
+    assert (event.reason, event.note) == ("Confirmed", "the VM is on a already. Nothing was touched")
+
+
+def test_a_copy_that_comes_on_is_no_news_and_neither_is_a_rollback_that_lasts() -> None:
+    life = Told()
+    life.go_on_to(Verb.COPY)
+    for done in (1, 2, 3):
+        life.progress(Verb.COPY, TaskProgress(bytes_total=9, bytes_done=done))
+    assert life.normal.count("CopyStarted") == 1
+    life.answer(Verb.COPY, reasons.INSUFFICIENT_DISK)
+    assert life.said[-1] == ("RollingBack", "Warning")
+    life.holds("a", lease=False)
+    life.step(600)  # it is told by whom it is kept
+    assert life.warnings.count("RollingBack") == 1
+
+
+def test_a_rollback_says_why() -> None:
+    life = Life().go_on_to(Verb.COPY)
+    life.answer(Verb.COPY, reasons.INSUFFICIENT_DISK)
+    notes = {e.reason: e.note for e in events.of_migration(None, life.status())}
+    assert notes["RollingBack"] == "rolling back: Copy on a: because of InsufficientDisk"
+
+
+def test_a_vm_whose_node_is_not_known_has_not_moved() -> None:
+    assert events.of_vm(vm(Status.TRUE), dataclasses.replace(vm(Status.TRUE), node_name=None)) == ()

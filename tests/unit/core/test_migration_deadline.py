@@ -13,6 +13,7 @@ from kubeferry.api.migration import DecisionSource, DecisionValue, MigrationPhas
 from kubeferry.api.placement import Outcome
 from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
+from kubeferry.core import decision
 
 
 def waiting(on_timeout: str, seconds: int = 3600) -> Life:
@@ -32,9 +33,9 @@ def test_the_deadline_is_told_and_nothing_is_done_before_it() -> None:
     assert life.status().decision_deadline == after(3600)
     assert ", by 2026-01-01 13:00:00 UTC: after that Confirm is done" in life.whole(reasons.AWAITING_DECISION).message
     before = life.spec
-    decision = life.step(3599)
+    decided = life.step(3599)
     assert life.spec == before
-    assert decision.requeue_after == timedelta(seconds=1)
+    assert decided.requeue_after == timedelta(seconds=1)
 
 
 def test_at_the_deadline_it_is_confirmed() -> None:
@@ -92,8 +93,8 @@ def test_what_a_person_wishes_goes_before_the_deadlines_word_for_as_long_as_noth
 def test_a_deadline_may_be_moved_and_taken_away() -> None:
     life = waiting("Confirm", seconds=60)
     spec(life, decision_timeout_seconds=None, on_decision_timeout=None)
-    decision = life.step(10 * 24 * 3600)
-    assert (life.spec.settled, life.status().decision_deadline, decision.requeue_after) == ((), None, None)
+    decided = life.step(10 * 24 * 3600)
+    assert (life.spec.settled, life.status().decision_deadline, decided.requeue_after) == ((), None, None)
     spec(life, decision_timeout_seconds=11 * 24 * 3600, on_decision_timeout=DecisionValue.CONFIRM)
     assert life.step().requeue_after == timedelta(days=1)
 
@@ -104,10 +105,10 @@ def test_the_target_is_read_before_a_confirm_that_fell_due_in_between() -> None:
 
     life = waiting("Confirm")
     seen = dataclasses.replace(life.seen(), live=frozenset())
-    decision = step(seen, after(3600), "e9")
-    assert decision.placement is None
-    assert decision.requeue_after == timedelta()
-    assert decision.migrations == ()
+    decided = step(seen, after(3600), "e9")
+    assert decided.placement is None
+    assert decided.requeue_after == timedelta()
+    assert decided.migrations == ()
 
 
 def test_the_deadline_counts_from_when_the_decision_is_awaited() -> None:
@@ -129,3 +130,36 @@ def test_what_rolls_back_is_not_decided_by_a_deadline(reason: str) -> None:
     assert life.open() == [(Verb.SEAL, "b")]
     assert life.spec.move is not None
     assert life.spec.move.decision is None
+
+
+def test_a_confirm_is_looked_at_when_the_decision_is_awaited_and_at_no_other_time() -> None:
+    life = Life(migration(decision="Confirm"))
+    life.step()
+    for verb in (Verb.PREPARE, Verb.PREFLIGHT, Verb.SEAL, Verb.COPY):
+        life.answer(verb)
+        wishes = tuple(life.migrations.values())
+        assert not decision.confirm_is_wished(life.spec, wishes, after(0))
+    awaiting = Life().go_on_to()
+    spec(awaiting, decision=DecisionValue.CONFIRM)
+    assert decision.confirm_is_wished(awaiting.spec, tuple(awaiting.migrations.values()), after(0))
+    assert not decision.confirm_is_wished(awaiting.spec, (migration("another", decision="Confirm"),), after(0))
+    awaiting.wish("Revert")
+    assert awaiting.spec.lock is not None
+    assert not decision.confirm_is_wished(awaiting.spec, (migration(decision="Confirm"),), after(0))
+
+
+def test_the_nodes_that_are_read_live_are_those_whose_word_counts_now() -> None:
+    life = Life().go_on_to(Verb.SEAL)
+    read = [decision.live_reads(life.spec, (), after(0))]
+    life.answer(Verb.SEAL)
+    read.append(decision.live_reads(life.spec, (), after(0)))
+    assert read == [frozenset({"a"}), frozenset()]
+
+
+def test_a_time_out_that_says_not_what_to_do_does_nothing() -> None:
+    """No API server with our kinds takes it; an object of an older version may be so."""
+    life = Life().go_on_to()
+    spec(life, decision_timeout_seconds=1)
+    before = life.spec
+    life.step(60)
+    assert life.spec == before

@@ -301,3 +301,15 @@ def test_a_host_that_falls_silent_on_the_way_back_is_told_after_two_minutes() ->
     assert life.told(reasons.NEEDS_ATTENTION) == ("True", reasons.NODE_SILENT)
     assert life.of_vm(reasons.NEEDS_ATTENTION) == ("True", reasons.NODE_SILENT)
     assert node in life.whole(reasons.NEEDS_ATTENTION).message
+
+
+def test_the_status_and_each_condition_tell_of_which_generation_they_are() -> None:
+    """`kubectl wait` waits for a condition that tells of an older one."""
+    life = Life().go_on_to()
+    life.wish("Confirm")
+    life.answer(Verb.DISCARD)
+    told = life.status()
+    assert {told.observed_generation, *(c.observed_generation for c in told.conditions)} == {2}
+    life.wish("Confirm")  # a generation more, of one that has ended
+    told = life.status()
+    assert {told.observed_generation, *(c.observed_generation for c in told.conditions)} == {3}

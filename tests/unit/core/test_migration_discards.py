@@ -6,11 +6,12 @@ from builders import NOON, after, host, migration
 from move_life import Life, discarding, running
 
 from kubeferry.api import reasons
+from kubeferry.api.meta import Status, condition
 from kubeferry.api.migration import MigrationPhase
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import PlacementSpec
 from kubeferry.api.task import Verb
-from kubeferry.core import project_migration
+from kubeferry.core import project_migration, trouble
 from kubeferry.core.vm import step
 
 
@@ -100,3 +101,19 @@ def test_an_id_of_a_long_past_epoch_leaves_the_lineage() -> None:
     life.holds("a", epoch_id="e64")
     life.step()
     assert (len(life.spec.lineage), life.spec.lineage[0], life.spec.lineage[-1]) == (64, "e65", "e2")
+
+
+def test_what_is_wrong_with_the_next_migration_is_not_told_of_the_one_whose_copy_still_goes() -> None:
+    life = Life(migration("first"), migration("second", created=1))
+    life.go_on_to()
+    life.target = "c"
+    life.wish("Confirm", "first")
+    assert life.spec.lock is not None
+    assert life.spec.lock.name == "second"
+    told = project_migration.told(
+        life.migrations["first"], life.spec, life.seen(), trouble.Trouble(reasons.NODE_SILENT, "c is silent"), NOON
+    )
+    assert told is not None
+    found = condition(told.conditions, reasons.NEEDS_ATTENTION)
+    assert found is not None
+    assert found.status == Status.FALSE

@@ -1,12 +1,14 @@
 """When each phase began, for how long the VM was off, and how a Copy comes on."""
 
-from builders import after
+import dataclasses
+
+from builders import after, host, migration
 from move_life import Life, reverting
 
 from kubeferry.api import reasons
 from kubeferry.api.migration import Downtime
-from kubeferry.api.task import TaskProgress, Verb
-from kubeferry.core import downtime
+from kubeferry.api.task import TaskProgress, TaskState, Verb
+from kubeferry.core import downtime, project_transfer
 
 
 def forward(life: Life, seconds: float = 10) -> Life:
@@ -145,3 +147,51 @@ def test_a_copy_that_was_acknowledged_is_told_whole_with_its_digest() -> None:
     assert (transfer.progress, transfer.rate, transfer.eta_seconds) == ("100%", None, None)
     assert transfer.digest
     assert reverting().status().transfer == transfer
+
+
+def test_the_progress_of_another_task_is_not_this_copys() -> None:
+    life = copying(1, 2, 1)
+    copy = life.asked(Verb.COPY)
+    other = dataclasses.replace(copy, spec=dataclasses.replace(copy.spec, seq=99))
+    life.tasks = {"other": dataclasses.replace(other, metadata=dataclasses.replace(copy.metadata, name="other"))}
+    told = project_transfer.transfer(migration(), life.spec, life.tasks.values())
+    assert told is None
+
+
+def test_of_a_copy_that_told_no_bytes_nothing_new_is_told() -> None:
+    life = copying(1, 2, 1)
+    life.end(Verb.COPY, TaskState.RELEASED)
+    transfer = life.status().transfer
+    assert transfer is not None
+    assert (transfer.progress, transfer.digest) == ("50%", None)
+
+
+def test_what_is_asked_is_in_progress_and_only_what_was_acknowledged_is_done() -> None:
+    life = Life()
+    life.step()
+    for verb, kind in ((Verb.PREPARE, "Prepared"), (Verb.PREFLIGHT, "Prepared"), (Verb.SEAL, "SourceSealed"), (Verb.COPY, "DisksCopied")):
+        assert life.told(kind) == ("False", "InProgress")
+        life.answer(verb)
+        if verb != Verb.PREPARE:
+            assert life.told(kind) == ("True", "Done")
+    assert life.told("TargetActive") == ("False", "InProgress")
+
+
+def test_a_second_pass_of_one_that_has_begun_changes_its_report_and_nothing_else() -> None:
+    life = Life()
+    life.step()
+    begun = life.status()
+    life.target = "c"
+    life.now = 9
+    life.answer(Verb.PREPARE, reasons.INSUFFICIENT_DISK)
+    assert life.status().phase_transitions == begun.phase_transitions
+    assert [t.phase.value for t in begun.phase_transitions] == ["Scheduling", "Preparing"]
+
+
+def test_one_that_had_to_wait_tells_so_before_its_pass() -> None:
+    life = Life()
+    life.hosts["c"] = host("c", lease=None)
+    life.step()
+    life.hosts["c"] = host("c")
+    life.step()
+    assert [t.phase.value for t in life.status().phase_transitions] == ["Pending", "Scheduling", "Preparing"]

@@ -1,5 +1,6 @@
 """Migrations that have not begun: what they wait for, until when, and how they end without having touched anything."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from move_life import Life, running
 
 from kubeferry.api import reasons
 from kubeferry.api.migration import MigrationPhase
-from kubeferry.api.placement import PlacementSpec
+from kubeferry.api.placement import PlacementSpec, StepState
 from kubeferry.api.role import RunState
 from kubeferry.api.task import Verb
 from kubeferry.core import outlook, project_migration
@@ -211,3 +212,44 @@ def test_the_outlook_of_the_one_that_may_begin_is_open() -> None:
     spec: PlacementSpec = running()
     assert outlook.of(migration(), spec, life.seen(), after(0)) is None
     assert list(outlook.waiting(spec, life.seen())) == [life.migrations["move"]]
+
+
+def test_who_waits_is_neither_who_holds_the_vm_nor_who_has_ended_nor_who_lost_it() -> None:
+    def waits(life: Life) -> list[str]:
+        return [m.metadata.name for m in outlook.waiting(life.spec, life.seen())]
+
+    life = Life(migration("first"), migration("second", created=1))
+    life.go_on_to()
+    assert waits(life) == ["second"]
+    life.hosts["c"] = host("c", lease=None)  # the second does not begin at once
+    life.wish("Confirm", "first")  # it has given up the lock, and is told as confirming
+    assert waits(life) == ["second"]
+    held = dataclasses.replace(life.status("first"), conditions=())
+    lost = Life()
+    lost.migrations["move"] = dataclasses.replace(lost.migrations["move"], status=held)
+    assert waits(lost) == []
+
+
+def test_a_vm_that_never_gets_a_node_is_waited_for_until_the_start_deadline() -> None:
+    seen = dataclasses.replace(Life().seen(), placement=None)
+    for now, expected in ((59, outlook.Wait), (60, outlook.End)):
+        assert isinstance(outlook.of(migration(startDeadlineSeconds=60), None, seen, after(now)), expected)
+
+
+def test_what_fails_again_and_again_does_not_make_the_wait_for_the_vm_longer() -> None:
+    life = Life()
+    (create, start) = life.spec.steps
+    broken = dataclasses.replace(start, state=StepState.FAILED, finished_at=after(299))
+    life.placement = dataclasses.replace(life.placement, spec=dataclasses.replace(life.spec, steps=(create, broken)))
+    life.holds("a", state=RunState.STOPPED)
+    assert isinstance(outlook.of(migration(), life.spec, life.seen(), after(299)), outlook.Wait)
+    assert isinstance(outlook.of(migration(), life.spec, life.seen(), after(300)), outlook.End)
+    mended = dataclasses.replace(broken, state=StepState.SUCCEEDED)
+    life.placement = dataclasses.replace(life.placement, spec=dataclasses.replace(life.spec, steps=(create, mended)))
+    assert isinstance(outlook.of(migration(), life.spec, life.seen(), after(300)), outlook.Wait)
+
+
+def test_without_any_hypervisor_no_target_is_known() -> None:
+    end = outlook.of(migration(targetNode="b"), running(), dataclasses.replace(Life().seen(), hosts=()), after(0))
+    assert isinstance(end, outlook.End)
+    assert "known: none" in end.message
