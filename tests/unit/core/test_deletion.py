@@ -1,6 +1,7 @@
 """A VM that is to go: sealed everywhere, then discarded everywhere, then let go; and nothing of that unless it is meant."""
 
 import dataclasses
+from datetime import timedelta
 
 import pytest
 from builders import NOON, vm
@@ -10,8 +11,9 @@ from kubeferry.api import reasons
 from kubeferry.api.migration import MigrationPhase
 from kubeferry.api.placement import LockKind, Outcome
 from kubeferry.api.task import DiscardMode, TaskState, Verb
-from kubeferry.core import guards
+from kubeferry.core import deletion, guards
 from kubeferry.core.observed import ReplacePlacement
+from kubeferry.core.trouble import UNANSWERED_AFTER
 from kubeferry.core.vm import step
 
 
@@ -146,3 +148,40 @@ def test_a_placement_is_written_over_the_version_that_was_read(monkeypatch: pyte
     decision = life.decide()
     assert isinstance(decision.placement, ReplacePlacement)
     assert decision.placement.resource_version == "", "whatever another has written would be lost"
+
+
+def test_a_vm_that_nobody_deletes_is_not_deleted_although_it_could_be() -> None:
+    life = Life()
+    life.deletable = True
+    life.go_on_to()
+    assert life.spec.lock is not None
+    assert life.spec.lock.kind == LockKind.MIGRATION
+
+
+def test_a_placement_without_copies_is_done_with_only_if_a_deletion_holds_it() -> None:
+    bare = dataclasses.replace(Life().spec, copies=())
+    assert not deletion.done(bare)
+
+
+def test_a_seal_that_fails_is_asked_again_after_a_while_and_one_that_is_asked_is_waited_for() -> None:
+    life = Life()
+    life.migrations.clear()
+    deleting(life)
+    assert life.step().requeue_after == UNANSWERED_AFTER  # when a human is told, and not before
+    life.answer(Verb.SEAL, reasons.HYPERVISOR_ERROR)
+    assert life.open() == []
+    wait = life.step().requeue_after
+    assert wait is not None
+    assert timedelta() < wait <= timedelta(seconds=5)
+    life.step(wait.total_seconds())
+    assert life.open() == [(Verb.SEAL, "a")]
+
+
+def test_a_copy_that_is_only_to_be_forgotten_is_not_put_into_the_trash_by_the_deletion() -> None:
+    life = Life()
+    life.migrations.clear()
+    shared = tuple(dataclasses.replace(copy, discard=DiscardMode.FORGET) for copy in life.spec.copies)
+    life.placement = dataclasses.replace(life.placement, spec=dataclasses.replace(life.spec, copies=shared))
+    deleting(life)
+    life.end(Verb.SEAL, TaskState.SEALED)
+    assert [copy.discard for copy in life.spec.copies] == [DiscardMode.FORGET]

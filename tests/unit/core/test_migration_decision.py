@@ -13,7 +13,7 @@ from kubeferry.api.migration import DecisionValue, MigrationPhase
 from kubeferry.api.placement import Copy, Direction, Outcome, StepState
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import DiscardMode, ProofKind, Verb
-from kubeferry.core import guards, project_migration
+from kubeferry.core import forward, guards, project_migration
 
 
 def test_nothing_happens_until_somebody_decides() -> None:
@@ -313,3 +313,14 @@ def test_the_status_and_each_condition_tell_of_which_generation_they_are() -> No
     life.wish("Confirm")  # a generation more, of one that has ended
     told = life.status()
     assert {told.observed_generation, *(c.observed_generation for c in told.conditions)} == {3}
+
+
+def test_a_confirm_waits_for_a_target_whose_computenode_is_gone() -> None:
+    life = Life().go_on_to()
+    del life.hosts["b"]
+    before = life.spec
+    life.wish("Confirm")
+    assert life.spec == before
+    found = forward.confirm_obstacle(life.spec, life.seen())
+    assert found is not None
+    assert found.reason == reasons.TARGET_SILENT

@@ -12,6 +12,7 @@ from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import PlacementSpec
 from kubeferry.api.task import Verb
 from kubeferry.core import project_migration, trouble
+from kubeferry.core.trouble import UNANSWERED_AFTER
 from kubeferry.core.vm import step
 
 
@@ -117,3 +118,9 @@ def test_what_is_wrong_with_the_next_migration_is_not_told_of_the_one_whose_copy
     found = condition(told.conditions, reasons.NEEDS_ATTENTION)
     assert found is not None
     assert found.status == Status.FALSE
+
+
+def test_a_discard_that_is_asked_is_waited_for() -> None:
+    life = discarding()
+    assert life.open() == [(Verb.DISCARD, "a")]
+    assert life.step().requeue_after == UNANSWERED_AFTER  # when a human is told, and not before
