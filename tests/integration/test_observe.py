@@ -7,6 +7,7 @@ from lab_vm import boot_vm, migrate
 
 from lab.lab import Lab
 from lab.network import METRICS_PORT
+from lab.steps import NotYet, wait_until
 
 STEPS = ["Scheduled", "SourceSealed", "CopyStarted", "DisksCopied", "TargetActive", "AwaitingDecision", "Confirmed"]
 
@@ -19,6 +20,16 @@ def scraped(address: str) -> dict[str, float]:
     connection.close()
     rows = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in rows}
+
+
+def told_in_order(lab: Lab, namespace: str) -> None:
+    """Whether every step of a migration that was confirmed is told, and its VM's life; they are written on the side."""
+    items = json.loads(lab.kubectl("get", "events.events.k8s.io", "-n", namespace, "-o", "json").stdout)["items"]
+    of: dict[str, list[str]] = {"Migration": [], "VirtualMachine": []}
+    for event in sorted(items, key=lambda each: each["eventTime"]):
+        of[event["regarding"]["kind"]].append(event["reason"])
+    if of != {"Migration": STEPS, "VirtualMachine": ["Scheduled", "Created", "Started", "Moved", "Started"]}:
+        raise NotYet(json.dumps(of))
 
 
 def test_a_migration_is_told_by_events_and_metrics(lab: Lab, namespace: str) -> None:
@@ -48,12 +59,7 @@ def test_a_migration_is_told_by_events_and_metrics(lab: Lab, namespace: str) -> 
     sent = grown('kubeferry_transfer_bytes_total{kind="sent"}', agent_after, agent_before)
     assert sent == migration.status()["transfer"]["bytesDone"]
 
-    told = json.loads(lab.kubectl("get", "events.events.k8s.io", "-n", namespace, "-o", "json").stdout)["items"]
-    of = {"Migration": [], "VirtualMachine": []}
-    for event in sorted(told, key=lambda each: each["eventTime"]):
-        of[event["regarding"]["kind"]].append(event["reason"])
-    assert of["Migration"] == STEPS
-    assert of["VirtualMachine"] == ["Scheduled", "Created", "Started", "Moved", "Started"]
+    wait_until("the events", lambda: told_in_order(lab, namespace), seconds=20, log=lab.log("controller"))
     described = migration.kubectl("describe")
     assert f"the VM was seen running on {target}" in described
 

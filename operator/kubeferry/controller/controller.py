@@ -55,7 +55,8 @@ class Controller:
         gatherer = Gatherer(self._cluster, self._store, self._leases, boottime)
         registry = CollectorRegistry()
         metrics = Metrics(registry)
-        executor = Executor(self._cluster, self._store, Herald(server, metrics))
+        self._herald = Herald(server, metrics)
+        executor = Executor(self._cluster, self._store, self._herald)
         scheduler = Placer(self._store, self._leases, boottime, settings.scheduler.profile(), metrics)
         reconciler = Reconciler(gatherer, partial(step, limits=settings.limits()), executor, scheduler)
         self._vms = WorkQueue(reconciler.reconcile, clock)
@@ -76,6 +77,7 @@ class Controller:
         with told_to_kopf():
             await self._relist()
             await self._look_at_leases()
+        self._herald.start()
         self._vms.start(self._settings.workers)
         self._chores.add_after(RELIST, RELIST_EVERY)
         self._chores.add_after(LEASES, RENEWED_EVERY)
@@ -85,6 +87,7 @@ class Controller:
         """Let what has begun come to its end, for two seconds; whatever is cut off is done again by the next controller."""
         await self._chores.stop(STOP_GRACE)
         await self._vms.stop(STOP_GRACE)
+        await self._herald.stop(STOP_GRACE)
         await self._metrics.stop()
 
     def saw(self, kind: type[Stored], event: Any) -> None:

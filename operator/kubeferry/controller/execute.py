@@ -162,7 +162,7 @@ class Executor:
     async def _tell(self, kind: type[W], read: W, status: object) -> bool:
         written = await self._write(kind, read, self._cluster.swap_status(kind, read.metadata, status))
         if written:
-            await self._herald.told(read, status)
+            self._herald.told(read, status)
         return written
 
     async def _protect(self, kind: type[W], read: W) -> bool:

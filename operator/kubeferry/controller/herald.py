@@ -1,7 +1,9 @@
-"""Tells what a status that was written means: Events for people, numbers for machines. Nothing waits for it, and nothing hangs on it."""
+"""Tells what a status that was written means: Events for people, numbers for machines. No pass waits for it."""
 
+import asyncio
 import socket
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -14,20 +16,47 @@ from kubeferry.kube.events import Occurrence, write_event
 from kubeferry.kube.server import Server
 
 REPORTER = "kubeferry.io/controller"
+WAITING = 1000
+"""Events that wait to be written; what comes on top of them is not told."""
 _ACTIONS = {Migration: "Migrate", VirtualMachine: "Run"}
 
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _News:
+    read: VirtualMachine | Migration
+    event: events.Event
+    at: datetime
+
+
 class Herald:
-    """Called after each write of a status, with what was told before."""
+    """Called after each write of a status, with what was told before. A VM may be off meanwhile, so Events are written on the side."""
 
     def __init__(self, server: Server, metrics: Metrics) -> None:
         self._server = server
         self._metrics = metrics
         self._instance = socket.gethostname()
+        self._news: asyncio.Queue[_News] = asyncio.Queue(WAITING)
+        self._writer: asyncio.Task[None] | None = None
 
-    async def told(self, read: VirtualMachine | Migration, status: object) -> None:
+    def start(self) -> None:
+        """Begin to write."""
+        self._writer = asyncio.create_task(self._write_all(), name="herald")
+
+    async def stop(self, grace: timedelta) -> None:
+        """Write what waits, for that long, and then no more."""
+        if self._writer is None:
+            return
+        try:
+            async with asyncio.timeout(grace.total_seconds()):
+                await self._news.join()
+        except TimeoutError:
+            log.warning("events are not told: the controller ends", waiting=self._news.qsize())
+        self._writer.cancel()
+        await asyncio.gather(self._writer, return_exceptions=True)
+
+    def told(self, read: VirtualMachine | Migration, status: object) -> None:
         """A status was written.
 
         Args:
@@ -43,14 +72,26 @@ class Herald:
             case _:
                 raise TypeError(f"a {type(status).__name__} is no status of a {type(read).__name__}")
         for event in happened:
-            await self._write(read, event)
+            log.info("event", reason=event.reason, note=event.note, kind=type(read).__name__, name=read.metadata.name)
+            try:
+                self._news.put_nowait(_News(read, event, datetime.now(UTC)))
+            except asyncio.QueueFull:
+                log.warning("event is not told: too many wait", reason=event.reason)
 
-    async def _write(self, read: VirtualMachine | Migration, event: events.Event) -> None:
-        what = Occurrence(reason=event.reason, note=event.note, action=_ACTIONS[type(read)], type="Warning" if event.warning else "Normal")
-        log.info("event", reason=event.reason, note=event.note, kind=type(read).__name__, name=read.metadata.name)
-        try:
-            await write_event(
-                self._server, type(read), read.metadata, what, controller=REPORTER, instance=self._instance, now=datetime.now(UTC)
-            )
-        except KubeError as error:  # the status tells the same
-            log.warning("event could not be told", reason=error.reason, error=str(error))
+    async def _write_all(self) -> None:
+        while True:
+            news = await self._news.get()
+            try:
+                await self._write(news)
+            except KubeError as error:  # the status tells the same
+                log.warning("event could not be told", reason=error.reason, error=str(error))
+            except Exception:  # whatever it is, the next ones are to be told
+                log.exception("event could not be told")
+            finally:
+                self._news.task_done()
+
+    async def _write(self, news: _News) -> None:
+        kind, event = type(news.read), news.event
+        what = Occurrence(reason=event.reason, note=event.note, action=_ACTIONS[kind], type="Warning" if event.warning else "Normal")
+        meta = news.read.metadata
+        await write_event(self._server, kind, meta, what, controller=REPORTER, instance=self._instance, now=news.at)

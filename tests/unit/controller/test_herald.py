@@ -1,6 +1,8 @@
 """Events of what was told: written once, about the right object, and never in the way of the work."""
 
+import asyncio
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,14 +13,17 @@ from prometheus_client import CollectorRegistry
 from structlog.typing import EventDict
 
 from kubeferry.api.migration import Migration, MigrationStatus
-from kubeferry.controller.herald import Herald
+from kubeferry.controller.herald import WAITING, Herald
 from kubeferry.controller.metrics import Metrics
 from kubeferry.core.project import unplaced
 from kubeferry.kube.errors import Forbidden
 from kubeferry.kube.events import EVENTS
 
 
-def told_of(server: FakeServer) -> list[dict[str, Any]]:
+async def told_of(herald: Herald, server: FakeServer) -> list[dict[str, Any]]:
+    """What was written, once nothing waits any more."""
+    herald.start()
+    await herald.stop(timedelta(seconds=30))
     return [body for ref, body in server.objects.items() if ref.endpoint == EVENTS]
 
 
@@ -35,8 +40,8 @@ def status() -> MigrationStatus:
 async def test_an_event_names_the_object_what_has_happened_and_who_reports_it(
     herald: Herald, server: FakeServer, read: Migration, status: MigrationStatus
 ) -> None:
-    await herald.told(read, status)
-    first = told_of(server)[0]
+    herald.told(read, status)
+    first, *_ = await told_of(herald, server)
     about = {
         "apiVersion": "kubeferry.io/v1alpha1",
         "kind": "Migration",
@@ -57,15 +62,15 @@ async def test_an_event_names_the_object_what_has_happened_and_who_reports_it(
 async def test_what_was_told_already_is_not_told_again(
     herald: Herald, server: FakeServer, read: Migration, status: MigrationStatus
 ) -> None:
-    await herald.told(read, status)
-    before = len(told_of(server))
-    await herald.told(read, status)  # another controller, or a second life of this one, after the same write
-    assert len(told_of(server)) == before
-    await herald.told(dataclasses.replace(read, status=status), status)
-    assert len(told_of(server)) == before
+    herald.told(read, status)
+    before = len(await told_of(herald, server))
+    herald.told(read, status)  # another controller, or a second life of this one, after the same write
+    assert len(await told_of(herald, server)) == before
+    herald.told(dataclasses.replace(read, status=status), status)
+    assert len(await told_of(herald, server)) == before
     newer = dataclasses.replace(read, metadata=dataclasses.replace(read.metadata, resource_version="9"))
-    await herald.told(newer, status)  # the same once more, later
-    assert len(told_of(server)) == 2 * before
+    herald.told(newer, status)  # the same once more, later
+    assert len(await told_of(herald, server)) == 2 * before
 
 
 async def test_an_event_that_is_refused_is_logged_and_the_others_are_told(
@@ -79,17 +84,33 @@ async def test_an_event_that_is_refused_is_logged_and_the_others_are_told(
         return await create(ref, body)
 
     monkeypatch.setattr(server, "create", refusing)
-    await herald.told(read, status)
-    assert "SourceSealed" in [body["reason"] for body in told_of(server)]
+    herald.told(read, status)
+    assert "SourceSealed" in [body["reason"] for body in await told_of(herald, server)]
     (warning,) = [line for line in logs if line["log_level"] == "warning"]
     assert "being terminated" in warning["error"]
+
+
+async def test_a_defect_is_logged_and_the_others_are_told(
+    herald: Herald, server: FakeServer, read: Migration, status: MigrationStatus, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = server.create
+
+    async def broken(ref: Any, body: Any) -> Any:
+        if body["reason"] == "Scheduled":
+            raise ZeroDivisionError
+        return await create(ref, body)
+
+    monkeypatch.setattr(server, "create", broken)
+    herald.told(read, status)
+    assert "SourceSealed" in [body["reason"] for body in await told_of(herald, server)]
+    assert [line["log_level"] for line in logs if line["event"] == "event could not be told"] == ["error"]
 
 
 async def test_a_note_is_cut_to_what_the_api_server_takes_and_stays_text(server: FakeServer, herald: Herald) -> None:
     machine = vm()
     status = unplaced(machine, "InvalidSpec", "ä" * 900, NOON)
-    await herald.told(machine, status)
-    (event,) = told_of(server)
+    herald.told(machine, status)
+    (event,) = await told_of(herald, server)
     assert (event["reason"], event["type"], event["action"]) == ("NeedsAttention", "Warning", "Run")
     assert len(event["note"].encode()) <= 1024
     assert event["note"].endswith("ä")
@@ -97,13 +118,42 @@ async def test_a_note_is_cut_to_what_the_api_server_takes_and_stays_text(server:
 
 async def test_a_name_is_never_longer_than_an_object_may_be_called(server: FakeServer, herald: Herald, status: MigrationStatus) -> None:
     long = migration("m" * 253)
-    await herald.told(long, status)
-    assert {len(body["metadata"]["name"]) for body in told_of(server)} == {253}
+    herald.told(long, status)
+    assert {len(body["metadata"]["name"]) for body in await told_of(herald, server)} == {253}
+
+
+async def test_no_pass_waits_for_an_event_and_what_can_not_be_told_in_time_is_cut_off(
+    herald: Herald, server: FakeServer, read: Migration, status: MigrationStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def hanging(*_: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(server, "create", hanging)
+    herald.start()
+    herald.told(read, status)
+    await begun.wait()
+    async with asyncio.timeout(30):
+        await herald.stop(timedelta(seconds=0.01))
+
+
+async def test_more_events_than_can_wait_are_not_told_and_nothing_fails(
+    herald: Herald, read: Migration, status: MigrationStatus, logs: list[EventDict]
+) -> None:
+    for _ in range(WAITING):
+        herald.told(read, status)
+    assert "event is not told: too many wait" in [line["event"] for line in logs]
+
+
+async def test_what_was_never_started_is_stopped(herald: Herald) -> None:
+    await herald.stop(timedelta())
 
 
 async def test_a_status_of_another_kind_is_a_defect(herald: Herald) -> None:
     with pytest.raises(TypeError, match="is no status of a Migration"):
-        await herald.told(migration(), object())
+        herald.told(migration(), object())
 
 
 async def test_every_end_is_counted_once(server: FakeServer, read: Migration) -> None:
@@ -113,7 +163,7 @@ async def test_every_end_is_counted_once(server: FakeServer, read: Migration) ->
     life.target = None
     life.step()
     ended = life.status()
-    await herald.told(read, ended)
-    await herald.told(dataclasses.replace(read, status=ended), ended)
+    herald.told(read, ended)
+    herald.told(dataclasses.replace(read, status=ended), ended)
     labels = {"outcome": "Failed", "reason": "NoFeasibleNode"}
     assert registry.get_sample_value("kubeferry_migrations_finished_total", labels) == 1
