@@ -208,6 +208,12 @@ def test_kubectls_refusal_is_the_last_word(room: Room, run: Run) -> None:
     assert (result.exit_code, result.stderr, result.stdout) == (1, f"{refusal}\n", "")
 
 
+def test_what_kubectl_has_said_itself_is_not_said_again(room: Room, run: Run) -> None:
+    room.answers('error: migrations.kubeferry.io "move" not found')
+    result = run("confirm", "move")
+    assert (result.exit_code, result.stderr) == (1, "")
+
+
 def test_without_kubectl_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     result = run("confirm", "move")

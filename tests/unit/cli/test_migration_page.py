@@ -71,6 +71,7 @@ def test_what_awaits_its_decision_tells_how_to_decide_and_what_follows() -> None
     assert awaits(seen(life))
     assert told[:4] == ["Migration  shop/move", "VM         web-0", "Phase      AwaitingDecision for 3m20s", "Way        a -> b"]
     assert "Downtime   0.0 s" in told
+    assert not any(each.startswith(("ConfirmBlocked", "NeedsAttention", "Succeeded")) for each in told)
     assert told[-3:] == [
         "Next       kubectl ferry confirm move -n shop   # the VM stays on b, the copy on a goes",
         "           kubectl ferry revert move -n shop   # the VM goes back to a as it was there",
