@@ -34,7 +34,7 @@ def test_between_two_words_are_two_seconds_but_before_the_last() -> None:
 
 
 def test_and_a_hundredth_of_the_data() -> None:
-    assert told((0, 0), (2, 99), (3, 100), (4, 101), total=10_000) == [(0, 0, None), (3, 100, 33)]
+    assert told((0, 0), (2, 99), (3, 100), (4, 101), (5, 199), (6, 200), total=10_000) == [(0, 0, None), (3, 100, 33), (6, 200, 33)]
 
 
 def test_but_after_ten_seconds_any_byte_is_worth_a_word() -> None:
