@@ -185,3 +185,15 @@ def test_a_copy_that_is_only_to_be_forgotten_is_not_put_into_the_trash_by_the_de
     deleting(life)
     life.end(Verb.SEAL, TaskState.SEALED)
     assert [copy.discard for copy in life.spec.copies] == [DiscardMode.FORGET]
+
+
+def test_a_copy_that_was_to_go_before_is_not_discarded_until_every_copy_is_sealed() -> None:
+    life = Life()
+    life.go_on_to()
+    life.wish("Confirm")
+    deleting(life)
+    assert {copy.node: copy.discard is not None for copy in life.spec.copies} == {"a": True, "b": False}
+    end(life, Verb.SEAL, "a", TaskState.SEALED)
+    assert life.open() == [(Verb.SEAL, "b")]
+    end(life, Verb.SEAL, "b", TaskState.SEALED)
+    assert sorted(life.open()) == [(Verb.DISCARD, "a"), (Verb.DISCARD, "b")]
