@@ -54,6 +54,14 @@ def namespace(lab: Lab) -> Iterator[str]:
         switch_off(lab, vm["metadata"]["uid"])
 
 
+@pytest.fixture
+def cordoned(lab: Lab) -> Iterator[None]:
+    """Every node but worker-1 takes no new VM."""
+    lab.kubectl("cordon", "worker-2", "worker-3")
+    yield
+    lab.kubectl("uncordon", "worker-2", "worker-3")
+
+
 def none_silent(lab: Lab) -> None:
     """Whether no agent counts as silent: one that a test before had killed is seen again a moment after its Lease changes."""
     alive: dict[str, bool | None] = {}

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -164,14 +163,6 @@ def test_a_migration_goes_to_the_node_that_it_names_also_if_another_is_freer(lab
     migration = migrate(vm, targetNode=other)
     assert migration.target() == other
     assert list(vm.processes()) == [other]
-
-
-@pytest.fixture
-def cordoned(lab: Lab) -> Iterator[None]:
-    """Every node but worker-1 takes no new VM."""
-    lab.kubectl("cordon", "worker-2", "worker-3")
-    yield
-    lab.kubectl("uncordon", "worker-2", "worker-3")
 
 
 @pytest.mark.usefixtures("cordoned")

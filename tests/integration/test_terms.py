@@ -1,7 +1,6 @@
 """The terms of a Migration on the real thing: when it may begin, where the VM must be, and what is done when nobody decides."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from lab_vm import Migration, boot_vm, migrate, vm_manifest
@@ -58,14 +57,6 @@ def test_what_can_be_known_before_it_begins_ends_it_with_nothing_touched(lab: La
     assert unknown.end() == ("Failed", "False", reasons.NODE_UNKNOWN)
     assert "known: worker-1, worker-2, worker-3" in unknown.told(reasons.SUCCEEDED)["message"]
     assert (vm.placement(), vm.processes()) == (placement, processes)
-
-
-@pytest.fixture
-def cordoned(lab: Lab) -> Iterator[None]:
-    """Every node but worker-1 takes no new VM."""
-    lab.kubectl("cordon", "worker-2", "worker-3")
-    yield
-    lab.kubectl("uncordon", "worker-2", "worker-3")
 
 
 @pytest.mark.usefixtures("cordoned")
