@@ -124,6 +124,16 @@ MIGRATING = "Migrating"
 CANCELLED = "Cancelled"
 """It was reverted, or deleted, before the VM was seen at the target: the VM lives where it was."""
 
+# Reasons of Events alone; the others are called as the condition that became true, or as the phase RollingBack or Failed
+TARGET_REFUSED = "TargetRefused"
+"""A target did not take the VM, before it was stopped: the next one is tried."""
+COPY_STARTED = "CopyStarted"
+"""The source was asked to send its disks."""
+STARTED = "Started"
+"""The VM was seen running."""
+MOVED = "Moved"
+"""The VM lives on another node than before."""
+
 # Reasons of the scheduling pass
 NODE_NOT_SCHEDULABLE = "NodeNotSchedulable"
 """The node is cordoned, or has a taint that the VM does not tolerate."""

@@ -1,6 +1,7 @@
 """Events: what people are told has happened, from what was told of an object before and what is told now.
 
-The same told twice is no event. Reasons are the conditions' own words where there is such a condition.
+The same told twice is no event. Reasons are the conditions' own words where there is such a condition. A Migration whose VM was at
+the target already tells `AlreadyAtTarget` alone: nobody confirmed anything.
 """
 
 from collections.abc import Iterable
@@ -11,22 +12,13 @@ from kubeferry.api.meta import Condition, Status, condition
 from kubeferry.api.migration import MigrationPhase, MigrationStatus
 from kubeferry.api.virtualmachine import VirtualMachineStatus
 
-TARGET_REFUSED = "TargetRefused"
-"""A target did not take the VM, before it was stopped: the next one is tried."""
-COPY_STARTED = "CopyStarted"
-"""The source was asked to send its disks."""
-STARTED = "Started"
-"""The VM was seen running."""
-MOVED = "Moved"
-"""The VM lives on another node than before."""
-
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that has happened to an object."""
 
     reason: str
-    """One of `api.reasons`, or of the words above."""
+    """One of `api.reasons`, or a phase."""
     note: str
     warning: bool = False
 
@@ -35,15 +27,16 @@ def of_migration(before: MigrationStatus | None, now: MigrationStatus) -> tuple[
     """What has happened to a Migration, in the order in which it did."""
     old, new = _conditions(before), now.conditions
     rolls_back = _entered(before, now, MigrationPhase.ROLLING_BACK)
-    tried = now.attempts[len(before.attempts if before is not None else ()) :]
-    refused = tried[:-1] if rolls_back else tried  # the last one is why it rolls back
-    happened = [Event(TARGET_REFUSED, f"{each.node}: {each.reason}: {each.message}", warning=True) for each in refused]
-    if (told := _became_true(old, new, reasons.SCHEDULED)) is not None and told.reason == reasons.PLACED:
-        happened.append(Event(reasons.SCHEDULED, told.message))
+    happened = _refused(before, now, rolls_back=rolls_back)
+    told = _became_true(old, new, reasons.SCHEDULED)
+    if told is not None and told.reason == reasons.ALREADY_AT_TARGET:
+        return (*happened, Event(reasons.ALREADY_AT_TARGET, told.message))
+    if told is not None or (before is not None and before.target_node != now.target_node):  # the next target, after one that refused
+        happened.append(Event(reasons.SCHEDULED, f"from {now.source_node} to {now.target_node}"))
     if _became_true(old, new, reasons.SOURCE_SEALED) is not None:
         happened.append(Event(reasons.SOURCE_SEALED, f"the VM was proved stopped on {now.source_node}"))
     if _entered(before, now, MigrationPhase.COPYING):
-        happened.append(Event(COPY_STARTED, f"from {now.source_node} to {now.target_node}"))
+        happened.append(Event(reasons.COPY_STARTED, f"from {now.source_node} to {now.target_node}"))
     if _became_true(old, new, reasons.DISKS_COPIED) is not None:
         copied = "" if now.transfer is None else f"{now.transfer.bytes_done} bytes, "
         happened.append(Event(reasons.DISKS_COPIED, f"{copied}the same on {now.source_node} and {now.target_node}"))
@@ -67,11 +60,18 @@ def of_vm(before: VirtualMachineStatus | None, now: VirtualMachineStatus) -> tup
     if (told := _became_true(old, new, reasons.VOLUMES_READY)) is not None:
         happened.append(Event(reasons.CREATED, told.message))
     if before is not None and before.node_name and now.node_name and before.node_name != now.node_name:
-        happened.append(Event(MOVED, f"from {before.node_name} to {now.node_name}"))
+        happened.append(Event(reasons.MOVED, f"from {before.node_name} to {now.node_name}"))
     was_off = (seen := condition(old, reasons.READY)) is not None and seen.status == Status.FALSE  # not: its node was silent
     if was_off and (told := _became_true(old, new, reasons.READY)) is not None:
-        happened.append(Event(STARTED, told.message))
+        happened.append(Event(reasons.STARTED, told.message))
     return (*happened, *_turned(old, new, (reasons.NEEDS_ATTENTION,), warning=True))
+
+
+def _refused(before: MigrationStatus | None, now: MigrationStatus, *, rolls_back: bool) -> list[Event]:
+    """One for each target that did not take the VM; the last attempt is none of these where it is why it rolls back, or was cancelled."""
+    tried = now.attempts[len(before.attempts if before is not None else ()) :]
+    refused = [each for each in (tried[:-1] if rolls_back else tried) if each.reason != reasons.CANCELLED]
+    return [Event(reasons.TARGET_REFUSED, f"{each.node}: {each.reason}: {each.message}", warning=True) for each in refused]
 
 
 def _conditions(status: MigrationStatus | None) -> tuple[Condition, ...]:

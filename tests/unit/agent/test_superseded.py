@@ -85,6 +85,9 @@ async def test_a_task_of_no_higher_epoch_waits_until_the_copy_has_ended(rig: Rig
     copier, task, work = await copying(rig)
     late = dataclasses.replace(task, spec=dataclasses.replace(task.spec, epoch=epoch, seq=99))
     rig.worker.saw(late)
+    for _ in range(20):  # more turns of the loop than it takes to end a copy
+        await asyncio.sleep(0)
+    assert copier.left_with is None
     copier.finish.set()
     await work
     assert ended(await stored(rig, task)) == "Released"
