@@ -2,9 +2,13 @@
 
 import http.client
 import json
+import os
+import subprocess
+import sys
 
 from lab_vm import boot_vm, migrate
 
+from lab import paths
 from lab.lab import Lab
 from lab.network import METRICS_PORT
 from lab.steps import NotYet, wait_until
@@ -22,13 +26,20 @@ def scraped(address: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in rows}
 
 
+TOLD = {
+    "Migration observed": STEPS,
+    "Migration there": ["AlreadyAtTarget"],
+    "VirtualMachine observed": ["Scheduled", "Created", "Started", "Moved", "Started"],
+}
+
+
 def told_in_order(lab: Lab, namespace: str) -> None:
-    """Whether every step of a migration that was confirmed is told, and its VM's life; they are written on the side."""
+    """Whether every step of both migrations is told once, and their VM's life; they are written on the side."""
     items = json.loads(lab.kubectl("get", "events.events.k8s.io", "-n", namespace, "-o", "json").stdout)["items"]
-    of: dict[str, list[str]] = {"Migration": [], "VirtualMachine": []}
+    of: dict[str, list[str]] = {}
     for event in sorted(items, key=lambda each: each["eventTime"]):
-        of[event["regarding"]["kind"]].append(event["reason"])
-    if of != {"Migration": STEPS, "VirtualMachine": ["Scheduled", "Created", "Started", "Moved", "Started"]}:
+        of.setdefault(f"{event['regarding']['kind']} {event['regarding']['name']}", []).append(event["reason"])
+    if of != TOLD:
         raise NotYet(json.dumps(of))
 
 
@@ -59,9 +70,19 @@ def test_a_migration_is_told_by_events_and_metrics(lab: Lab, namespace: str) -> 
     sent = grown('kubeferry_transfer_bytes_total{kind="sent"}', agent_after, agent_before)
     assert sent == migration.status()["transfer"]["bytesDone"]
 
+    migrate(vm, "there", targetNode=target).end()
     wait_until("the events", lambda: told_in_order(lab, namespace), seconds=20, log=lab.log("controller"))
     described = migration.kubectl("describe")
     assert f"the VM was seen running on {target}" in described
+
+
+def test_a_controller_whose_port_is_taken_ends_and_says_so(lab: Lab) -> None:
+    config = lab.directory / "config" / "controller.yaml"
+    environment = os.environ | {"KUBECONFIG": str(lab.kubeconfig("controller")), "PYTHONPATH": str(paths.REPOSITORY / "operator")}
+    argv = [sys.executable, "-m", "kubeferry.cli.main", "controller", "--config", config]
+    second = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
+    assert second.returncode != 0
+    assert f"metrics can't be served at {lab.metrics_address()} port {METRICS_PORT} (metrics in the configuration)" in second.stderr
 
 
 def test_every_log_line_of_a_task_names_vm_migration_node_epoch_and_verb(lab: Lab, namespace: str) -> None:

@@ -10,6 +10,7 @@ import structlog
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.journal import JournalStore
+from kubeferry.agent.log_names import bind_names
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.layout import disk_file
 from kubeferry.agent.storage.lock import image_is_free
@@ -99,6 +100,7 @@ class Starter:
             placement = await self._cluster.get(Placement, uid)
         except NotFound as error:
             raise RefusedError(reasons.PLACEMENT_LOST, f"the VM has no Placement: nothing is started ({error})") from error
+        bind_names(placement.spec)
         refused = host.gate(placement.spec, journal, self._machine.node, self._machine.host_id, task)
         if refused is not None:
             raise RefusedError.of(refused)

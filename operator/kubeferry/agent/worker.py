@@ -15,6 +15,7 @@ from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.interruption import Interruption, SupersededError
 from kubeferry.agent.journal import JournalStore
+from kubeferry.agent.log_names import bind_names, unbind_names
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.metrics import Metrics
 from kubeferry.agent.progress import told
@@ -31,9 +32,6 @@ from kubeferry.core.host import Acknowledge, Act, Answer, Refuse
 from kubeferry.kube.client import Cluster
 from kubeferry.kube.errors import Forbidden, Invalid, KubeError, NotFound, Unreadable
 from kubeferry.kube.leases import boottime
-
-_NAMES = ("vm", "migration")
-"""What the log lines of a task tell, once its Placement was read."""
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +99,7 @@ class Worker:
             await self._run(task, self._running[uid].interruption)
         finally:
             del self._running[uid]
-            structlog.contextvars.unbind_contextvars(*_NAMES)
+            unbind_names()
 
     async def _run(self, task: HostTask, interruption: Interruption) -> None:
         begun = None if task.status is None else task.status.started_at
@@ -152,7 +150,7 @@ class Worker:
 
     async def _do(self, task: HostTaskSpec, on_progress: OnProgress, interruption: Interruption) -> TaskResult:
         placement = (await self._placement(task)).spec
-        structlog.contextvars.bind_contextvars(**_names(placement))
+        bind_names(placement)
         answer = await self._answer(task, placement)
         if not isinstance(answer, Act) and (isinstance(answer, Refuse) or answer.note is None):
             return await self._tell_answer(task, answer)
@@ -207,6 +205,8 @@ class Worker:
         except (KubeError, *FAILURES) as failure:
             log.warning("the VM is not started", reason=failure.reason, message=str(failure))
             return self._revivals.remaining(uid)
+        finally:
+            unbind_names()
         self._revivals.tried(uid)
         self._changed()
         return None
@@ -215,9 +215,3 @@ class Worker:
         """Whether a copy is ACTIVE here and does not run."""
         journal = await asyncio.to_thread(self._journals.read, uid)
         return journal is not None and journal.role == Role.ACTIVE and not (await self._hypervisor.domains()).get(uid)
-
-
-def _names(placement: PlacementSpec) -> dict[str, str]:
-    vm, lock = placement.virtual_machine, placement.lock
-    names = {"vm": f"{vm.namespace}/{vm.name}"}
-    return names if lock is None else names | {"migration": f"{lock.namespace}/{lock.name}"}

@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from structlog.contextvars import bound_contextvars, get_contextvars
 
 from kubeferry.api.migration import Migration, MigrationStatus
 from kubeferry.api.virtualmachine import VirtualMachine, VirtualMachineStatus
@@ -28,6 +30,8 @@ class _News:
     read: VirtualMachine | Migration
     event: events.Event
     at: datetime
+    names: Mapping[str, object]
+    """What the log lines tell of the pass that it is of."""
 
 
 class Herald:
@@ -71,27 +75,34 @@ class Herald:
                 happened = events.of_vm(read.status, status)
             case _:
                 raise TypeError(f"a {type(status).__name__} is no status of a {type(read).__name__}")
-        for event in happened:
-            log.info("event", reason=event.reason, note=event.note, kind=type(read).__name__, name=read.metadata.name)
-            try:
-                self._news.put_nowait(_News(read, event, datetime.now(UTC)))
-            except asyncio.QueueFull:
-                log.warning("event is not told: too many wait", reason=event.reason)
+        with bound_contextvars(**_name(read)):
+            for event in happened:
+                log.info("event", kind=type(read).__name__, reason=event.reason, note=event.note)
+                try:
+                    self._news.put_nowait(_News(read, event, datetime.now(UTC), get_contextvars()))
+                except asyncio.QueueFull:
+                    log.warning("event is not told: too many wait", kind=type(read).__name__, reason=event.reason)
 
     async def _write_all(self) -> None:
         while True:
             news = await self._news.get()
-            try:
-                await self._write(news)
-            except KubeError as error:  # the status tells the same
-                log.warning("event could not be told", reason=error.reason, error=str(error))
-            except Exception:  # whatever it is, the next ones are to be told
-                log.exception("event could not be told")
-            finally:
-                self._news.task_done()
+            with bound_contextvars(**news.names, event_reason=news.event.reason):
+                try:
+                    await self._write(news)
+                except KubeError as error:  # the status tells the same
+                    log.warning("event could not be told", reason=error.reason, error=str(error))
+                except Exception:  # whatever it is, the next ones are to be told
+                    log.exception("event could not be told")
+                finally:
+                    self._news.task_done()
 
     async def _write(self, news: _News) -> None:
         kind, event = type(news.read), news.event
         what = Occurrence(reason=event.reason, note=event.note, action=_ACTIONS[kind], type="Warning" if event.warning else "Normal")
         meta = news.read.metadata
         await write_event(self._server, kind, meta, what, controller=REPORTER, instance=self._instance, now=news.at)
+
+
+def _name(read: VirtualMachine | Migration) -> dict[str, str]:
+    """What the log lines call it; a Migration may be another one than the pass is of."""
+    return {"vm" if isinstance(read, VirtualMachine) else "migration": f"{read.metadata.namespace}/{read.metadata.name}"}

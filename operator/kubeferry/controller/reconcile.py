@@ -10,7 +10,9 @@ from typing import Protocol
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from kubeferry.api.migration import Migration
 from kubeferry.api.names import FINALIZER
+from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
 from kubeferry.core.migration import finished
@@ -64,9 +66,12 @@ class Reconciler:
         if decision.place is None:
             return await self._carry_out(observed, decision)
         async with self._passes:  # each pass sees what the one before has written
-            choice = self._scheduler.place(decision.place)
-            observed = dataclasses.replace(observed, choice=choice)
-            return await self._carry_out(observed, self._step(observed, datetime.now(UTC), str(uuid.uuid4())))
+            with bound_contextvars(**_whose(observed, decision.place)):
+                return await self._place(observed, decision.place)
+
+    async def _place(self, observed: Observed, place: Place) -> timedelta | None:
+        observed = dataclasses.replace(observed, choice=self._scheduler.place(place))
+        return await self._carry_out(observed, self._step(observed, datetime.now(UTC), str(uuid.uuid4())))
 
     async def _carry_out(self, observed: Observed, decision: VmDecision) -> timedelta | None:
         met = await self._executor.execute(observed, decision)
@@ -76,22 +81,40 @@ class Reconciler:
 
     async def _reconcile_without_vm(self, namespace: str, name: str) -> timedelta | None:
         waits: list[timedelta] = []
-        for migration in await self._gatherer.without_vm(namespace, name):
-            status, wait = without_vm(migration, datetime.now(UTC))
-            if status is not None and status != migration.status:
-                await self._executor.tell_migration(TellMigration(migration, status))
-                return AT_ONCE  # what follows from it is looked at anew: no event of our own write wakes this key
-            if finished(migration) and FINALIZER in migration.metadata.finalizers and not await self._executor.release_migration(migration):
-                return AT_ONCE
-            waits += [] if wait is None else [wait]
+        with bound_contextvars(vm=f"{namespace}/{name}"):
+            for migration in await self._gatherer.without_vm(namespace, name):
+                with bound_contextvars(migration=_name(migration)):
+                    wait = await self._go_on_without_vm(migration)
+                if wait == AT_ONCE:
+                    return AT_ONCE
+                waits += [] if wait is None else [wait]
         return min(waits, default=None)
+
+    async def _go_on_without_vm(self, migration: Migration) -> timedelta | None:
+        status, wait = without_vm(migration, datetime.now(UTC))
+        if status is not None and status != migration.status:
+            await self._executor.tell_migration(TellMigration(migration, status))
+            return AT_ONCE  # what follows from it is looked at anew: no event of our own write wakes this key
+        if finished(migration) and FINALIZER in migration.metadata.finalizers and not await self._executor.release_migration(migration):
+            return AT_ONCE
+        return wait
+
+
+def _name(of: VirtualMachine | Migration) -> str:
+    return f"{of.metadata.namespace}/{of.metadata.name}"
+
+
+def _whose(observed: Observed, place: Place) -> dict[str, str]:
+    """What every log line of a scheduling pass tells beside that: its Migration does not hold the VM yet."""
+    migration = next((each for each in observed.migrations if each.metadata.uid == place.migration_uid), None)
+    return {} if migration is None else {"migration": _name(migration)}
 
 
 def _names(observed: Observed) -> dict[str, object]:
     """What every log line of the pass tells."""
     names: dict[str, object] = {}
     if observed.vm is not None:
-        names["vm"] = f"{observed.vm.metadata.namespace}/{observed.vm.metadata.name}"
+        names["vm"] = _name(observed.vm)
     if observed.placement is not None:
         spec = observed.placement.spec
         names |= {"vm": f"{spec.virtual_machine.namespace}/{spec.virtual_machine.name}", "node": spec.node_name, "epoch": spec.epoch}

@@ -27,7 +27,9 @@ def of_migration(before: MigrationStatus | None, now: MigrationStatus) -> tuple[
     """What has happened to a Migration, in the order in which it did."""
     old, new = _conditions(before), now.conditions
     rolls_back = _entered(before, now, MigrationPhase.ROLLING_BACK)
-    happened = _refused(before, now, rolls_back=rolls_back)
+    tried = now.attempts[len(before.attempts if before is not None else ()) :]
+    refused = tried[:-1] if rolls_back else tried  # the last one is why it rolls back
+    happened = [Event(reasons.TARGET_REFUSED, f"{each.node}: {each.reason}: {each.message}", warning=True) for each in refused]
     told = _became_true(old, new, reasons.SCHEDULED)
     if told is not None and told.reason == reasons.ALREADY_AT_TARGET:
         return (*happened, Event(reasons.ALREADY_AT_TARGET, told.message))
@@ -65,13 +67,6 @@ def of_vm(before: VirtualMachineStatus | None, now: VirtualMachineStatus) -> tup
     if was_off and (told := _became_true(old, new, reasons.READY)) is not None:
         happened.append(Event(reasons.STARTED, told.message))
     return (*happened, *_turned(old, new, (reasons.NEEDS_ATTENTION,), warning=True))
-
-
-def _refused(before: MigrationStatus | None, now: MigrationStatus, *, rolls_back: bool) -> list[Event]:
-    """One for each target that did not take the VM; the last attempt is none of these where it is why it rolls back, or was cancelled."""
-    tried = now.attempts[len(before.attempts if before is not None else ()) :]
-    refused = [each for each in (tried[:-1] if rolls_back else tried) if each.reason != reasons.CANCELLED]
-    return [Event(reasons.TARGET_REFUSED, f"{each.node}: {each.reason}: {each.message}", warning=True) for each in refused]
 
 
 def _conditions(status: MigrationStatus | None) -> tuple[Condition, ...]:

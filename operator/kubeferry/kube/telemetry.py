@@ -56,20 +56,24 @@ class MetricsServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Begin to listen.
+        """Begin to listen, unless it does: kopf tries a start again that the API server did not answer.
 
         Raises:
             kopf.PermanentError: it can't; the message names the address.
         """
+        if self._runner is not None:
+            return
         app = web.Application()
         app.router.add_get(PATH, self._answer)
-        runner = self._runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         address, port = str(self._settings.address), self._settings.port
         try:
             await web.TCPSite(runner, address, port).start()
         except OSError as error:
+            await runner.cleanup()
             raise kopf.PermanentError(f"metrics can't be served at {address} port {port} (metrics in the configuration): {error}") from None
+        self._runner = runner
         log.info("metrics are served", address=address, port=self.port)
 
     @property

@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Callable
 
+import aiohttp
 import pytest
 from agent_rig import TELL_NODE, Rig
 from builders import UID, placement
 from fake_cluster import FakeServer
 from fake_hypervisor import FakeHypervisor
 from manual_clock import ManualAlarm, ManualClock
+from scraper import get
 
+from kubeferry import __version__
 from kubeferry.agent.agent import AUTHORIZE, AUTHORIZED_EVERY, Agent
 from kubeferry.agent.transfer.peers import Peers
 from kubeferry.api.model import dump
@@ -83,6 +86,20 @@ async def test_an_agent_lets_the_other_nodes_in_when_it_starts_and_what_holds_th
             clock.advance(await clock.told.get())  # only a renewal sets an alarm: the other chore never comes to its end
     await agent.stop()
     assert len(renewals) >= 3
+
+
+async def test_an_agent_serves_its_metrics_until_it_is_stopped(rig: Rig) -> None:
+    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock())
+    await agent.start()
+    port = agent._metrics.port
+    try:
+        status, _, text = await get(port)
+    finally:
+        await agent.stop()
+    assert (status, f'\nkubeferry_build_info{{version="{__version__}"}} 1.0\n' in text) == (200, True)
+    assert "\nkubeferry_work_queue_depth " in text
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await get(port)
 
 
 async def test_who_may_call_is_looked_at_again_each_minute(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,33 @@ async def test_a_tasks_lines_name_vm_migration_node_epoch_and_verb(rig: Rig, log
     assert all(line.items() >= names.items() for line in told)
 
 
+async def test_the_lines_of_a_vm_that_its_agent_starts_by_itself_name_it_and_what_is_said_after_that_is_not_said_in_its_name(
+    rig: Rig, logged: pytest.LogCaptureFixture
+) -> None:
+    await running(rig)
+    rig.hypervisor.power_cut()
+    rig.boot(rig.settings, "boot-2")
+    logged.clear()
+    await rig.worker.reconcile(UID)
+    structlog.get_logger("kubeferry.test").info("something else")
+    *told, last = lines(logged)
+    of_vm = [line for line in told if line["event"] in ("start gate open", "VM runs")]
+    assert len(of_vm) == 2
+    assert all(line.items() >= {"vm": "shop/web-0", "vm_uid": UID, "node": "a"}.items() for line in of_vm)
+    assert set(last) == {"event", "logger", "level", "timestamp"}
+
+
+async def test_of_a_start_that_is_refused_the_vm_is_named(rig: Rig, logged: pytest.LogCaptureFixture) -> None:
+    await running(rig)
+    rig.hypervisor.power_cut()
+    rig.boot(rig.settings, "boot-2")
+    await rig.change(running=False)
+    logged.clear()
+    await rig.worker.reconcile(UID)
+    (refused,) = [line for line in lines(logged) if line["event"] == "the VM is not started"]
+    assert refused.items() >= {"vm": "shop/web-0", "vm_uid": UID, "node": "a"}.items()
+
+
 async def test_what_is_said_after_a_task_is_not_said_in_its_name(rig: Rig, logged: pytest.LogCaptureFixture) -> None:
     await running(rig)
     structlog.get_logger("kubeferry.test").info("something else")

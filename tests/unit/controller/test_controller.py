@@ -1,6 +1,7 @@
 """The controller as a whole, on an API server in memory: from an applied VM to a running one."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 from fake_cluster import FakeServer
 from manual_clock import ManualClock
 from samples import migration_body, node_status, vm_body
+from scraper import get
 from structlog.typing import EventDict
 
+from kubeferry import __version__
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
 from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Migration
@@ -27,6 +30,7 @@ from kubeferry.controller.settings import ControllerSettings
 from kubeferry.controller.store import KINDS
 from kubeferry.kube.client import Cluster, Stored, endpoint
 from kubeferry.kube.errors import Forbidden, NotFound, Unavailable
+from kubeferry.kube.events import EVENTS
 from kubeferry.kube.leases import renew_lease
 from kubeferry.kube.server import Ref
 
@@ -155,6 +159,25 @@ async def test_log_lines_of_a_pass_tell_vm_uid_node_epoch_and_the_last_verb(
     uid = applied["metadata"]["uid"]
     assert bound == [{"vm": "shop/web-0", "vm_uid": uid}, {"vm": "shop/web-0", "vm_uid": uid, "node": "n1", "epoch": 1, "verb": "Create"}]
     assert get_contextvars() == {}
+
+
+async def test_what_was_done_is_told_by_events_and_metrics(
+    controller: Controller, server: FakeServer, clock: ManualClock, agent: Agent
+) -> None:
+    await controller.start()
+    await agent.beat()
+    clock.advance(10)
+    await settle()
+    controller.saw(VirtualMachine, event("ADDED", dict(await server.create(VM, vm_body()))))
+    controller.saw(Migration, event("ADDED", dict(await server.create(MOVE, migration_body("move")))))
+    await settle()
+    status, _, text = await get(controller._metrics.port)
+    assert status == 200
+    for sample in ('migrations{phase="Failed"} 1.0', f'build_info{{version="{__version__}"}} 1.0', "migration_downtime_seconds_count 0.0"):
+        assert f"\nkubeferry_{sample}\n" in text
+    await controller.stop()
+    told = {(body["regarding"]["kind"], body["reason"]) for ref, body in server.objects.items() if ref.endpoint == EVENTS}
+    assert told == {("VirtualMachine", "Scheduled"), ("Migration", "Failed")}  # it was created long ago, as an API server in memory has it
 
 
 async def test_a_vm_waits_for_a_node_until_its_lease_is_seen_to_change(
@@ -324,6 +347,17 @@ async def test_a_start_without_leases_is_postponed_or_ended(
     server.before[LEASE_LIST] = [error]  # type: ignore[list-item]
     with pytest.raises(expected, match=str(error)):
         await controller.start()
+
+
+async def test_a_start_that_was_postponed_takes_its_own_port_for_nobody_elses(server: FakeServer, clock: ManualClock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    controller = Controller(server, ControllerSettings.model_validate({"metrics": {"address": "127.0.0.1", "port": port}}), clock)
+    server.before[LEASE_LIST] = [Unavailable("no answer")]
+    with pytest.raises(kopf.TemporaryError):
+        await controller.start()
+    await controller.start()
+    await controller.stop()
 
 
 async def test_kopf_is_given_nothing_but_startup_cleanup_login_and_events(controller: Controller) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from datetime import timedelta
+from unittest import mock
 
 import pytest
 from fake_cluster import FakeServer
@@ -20,7 +21,7 @@ from kubeferry.controller.store import Store
 from kubeferry.core import ledger
 from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, VmDecision
 from kubeferry.kube.client import Cluster, endpoint
-from kubeferry.kube.errors import Unavailable
+from kubeferry.kube.errors import Conflict, Unavailable
 from kubeferry.kube.server import Ref
 
 VM = Ref(endpoint(VirtualMachine), "web-0", "shop")
@@ -228,6 +229,22 @@ async def test_a_status_decided_of_an_older_spec_is_not_written(
     held = store.vm(vm.metadata.uid)
     assert held is not None
     assert held.metadata.generation == 2
+
+
+async def test_an_event_follows_a_status_that_was_written_and_none_that_was_not(
+    server: FakeServer, cluster: Cluster, store: Store, vm: VirtualMachine
+) -> None:
+    herald = mock.create_autospec(Herald, instance=True)
+    executor = Executor(cluster, store, herald)
+    server.before[f"patch status of {VM}"] = [Unavailable("no answer"), Conflict("HTTP 409: it was written")]
+    with pytest.raises(Unavailable):
+        await executor.execute(observed(vm), VmDecision(status=STATUS))
+    assert await executor.execute(observed(vm), VmDecision(status=STATUS))
+    assert herald.told.mock_calls == []
+    herald.told.side_effect = lambda *_: server.requests.append("told")
+    await executor.execute(observed(vm), VmDecision(status=STATUS))
+    herald.told.assert_called_once_with(vm, STATUS)
+    assert server.requests[-2:] == [f"patch status of {VM}", "told"]
 
 
 async def test_the_status_of_a_vm_is_not_told_of_another_of_its_name(

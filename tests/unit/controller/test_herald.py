@@ -4,12 +4,15 @@ import asyncio
 import dataclasses
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 from builders import NOON, migration, vm
 from fake_cluster import FakeServer
 from move_life import Life
 from prometheus_client import CollectorRegistry
+from structlog.contextvars import bound_contextvars, get_contextvars, merge_contextvars
+from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from kubeferry.api.migration import Migration, MigrationStatus
@@ -88,6 +91,24 @@ async def test_an_event_that_is_refused_is_logged_and_the_others_are_told(
     assert "SourceSealed" in [body["reason"] for body in await told_of(herald, server)]
     (warning,) = [line for line in logs if line["log_level"] == "warning"]
     assert "being terminated" in warning["error"]
+
+
+async def test_each_line_about_an_event_names_its_object_and_what_the_pass_told(
+    herald: Herald, server: FakeServer, read: Migration, status: MigrationStatus
+) -> None:
+    with capture_logs([merge_contextvars]) as logs:
+        with bound_contextvars(vm="shop/web-0", vm_uid="vm-1", migration="shop/the-one-before", node="a", epoch=2, verb="Copy"):
+            herald.told(read, status)
+            herald.told(vm(), unplaced(vm(), "InvalidSpec", "no", NOON))
+        with mock.patch.object(server, "create", side_effect=[Forbidden("create Event: HTTP 403"), ZeroDivisionError, *[{}] * 9]):
+            await told_of(herald, server)
+    of_pass = {"vm": "shop/web-0", "vm_uid": "vm-1", "node": "a", "epoch": 2, "verb": "Copy"}
+    moving = [line for line in logs if line.items() >= {**of_pass, "migration": "shop/move"}.items()]
+    assert {line["event"] for line in moving} == {"event", "event could not be told"}
+    assert {line["event_reason"] for line in moving if line["event"] != "event"} == {"Scheduled", "SourceSealed"}
+    (of_vm,) = [line for line in logs if line not in moving]
+    assert of_vm.items() >= {**of_pass, "kind": "VirtualMachine", "migration": "shop/the-one-before"}.items()
+    assert get_contextvars() == {}
 
 
 async def test_a_defect_is_logged_and_the_others_are_told(

@@ -8,6 +8,8 @@ import pytest
 from fake_cluster import FakeServer
 from prometheus_client import CollectorRegistry
 from samples import first_spec, node_status, vm_body
+from structlog.contextvars import get_contextvars, merge_contextvars
+from structlog.testing import capture_logs
 
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode
@@ -28,6 +30,7 @@ from kubeferry.controller.store import Store
 from kubeferry.core import ledger, vm
 from kubeferry.core.observed import Choice, Observed, Place, VmDecision
 from kubeferry.kube.client import Cluster, endpoint
+from kubeferry.kube.errors import Conflict
 from kubeferry.kube.leases import LeaseWatch
 from kubeferry.kube.server import Ref
 
@@ -183,9 +186,9 @@ async def test_a_pass_waits_until_the_one_before_has_written(server: FakeServer,
     assert order == ["pass", "written", "pass", "written"]
 
 
-async def migration(server: FakeServer, cluster: Cluster, store: Store) -> Migration:
-    body = {"apiVersion": "kubeferry.io/v1alpha1", "kind": "Migration", "metadata": {"name": "move", "namespace": "shop"}}
-    ref = Ref(endpoint(Migration), "move", "shop")
+async def migration(server: FakeServer, cluster: Cluster, store: Store, name: str = "move") -> Migration:
+    body = {"apiVersion": "kubeferry.io/v1alpha1", "kind": "Migration", "metadata": {"name": name, "namespace": "shop"}}
+    ref = Ref(endpoint(Migration), name, "shop")
     made = load(Migration, await server.create(ref, body | {"spec": {"virtualMachine": {"name": "web-0"}}}))
     store.remember(made)
     return made
@@ -202,6 +205,35 @@ async def test_a_migration_whose_vm_is_missing_is_told_so(server: FakeServer, cl
     scheduled = condition(told.conditions, reasons.SCHEDULED)
     assert scheduled is not None
     assert scheduled.reason == reasons.VM_MISSING
+
+
+async def test_the_lines_of_a_scheduling_pass_and_of_a_vm_that_is_missing_name_the_migration(
+    server: FakeServer, cluster: Cluster, store: Store
+) -> None:
+    bound: list[dict[str, object]] = []
+
+    class Noting(Chooser):
+        def place(self, place: Place) -> Choice:
+            bound.append(get_contextvars())
+            return super().place(place)
+
+    def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
+        return VmDecision(place=dataclasses.replace(PLACE, migration_uid=move.metadata.uid)) if observed.choice is None else VmDecision()
+
+    await migration(server, cluster, store, "before")
+    move = await migration(server, cluster, store)
+    names = {"vm": "shop/web-0", "migration": "shop/move"}
+    server.before["patch status of Migration shop/move"] = [Conflict("HTTP 409: it was written")]
+    with capture_logs([merge_contextvars]) as logs:
+        for _ in range(3):
+            await made_of(cluster, store, LeaseWatch(), step).reconcile("shop/web-0")
+    of_move = [line["event"] for line in logs if line.items() >= names.items()]
+    assert of_move == ["object was written by another: deciding anew", "event"]
+    made = load(VirtualMachine, await server.create(Ref(endpoint(VirtualMachine), "web-0", "shop"), vm_body()))
+    store.remember(made)
+    await made_of(cluster, store, LeaseWatch(), step, Noting(None)).reconcile(made.metadata.uid)
+    assert bound == [{"vm_uid": made.metadata.uid, **names}]
+    assert get_contextvars() == {}
 
 
 async def test_a_vm_that_watching_has_not_told_of_yet_is_not_missing(server: FakeServer, cluster: Cluster, store: Store) -> None:

@@ -68,8 +68,12 @@ def test_a_target_that_refuses_is_told_and_the_failure_of_the_last_one_too() -> 
     life = Told()
     life.step()
     life.target = "c"
+    before = life.status()
     life.answer(Verb.PREPARE, reasons.INSUFFICIENT_MEMORY)
     assert life.warnings == ["TargetRefused"]
+    refused, scheduled = events.of_migration(before, life.status())
+    assert refused.note.startswith("b: InsufficientMemory: ")
+    assert (scheduled.reason, scheduled.note) == ("Scheduled", "from a to c")
     life.target = None
     life.answer(Verb.PREPARE, reasons.INSUFFICIENT_DISK)
     assert life.warnings == ["TargetRefused", "TargetRefused", "Failed"]
@@ -160,11 +164,13 @@ def test_a_vm_that_is_made_tells_its_node_its_disks_and_its_start() -> None:
     assert [e.reason for e in events.of_vm(before, made)] == ["Scheduled", "Created", "Started"]
 
 
-def test_a_vm_that_was_at_the_target_is_told_as_confirmed_and_not_as_scheduled() -> None:
+def test_a_vm_that_was_at_the_target_is_told_as_such_and_neither_as_scheduled_nor_as_confirmed() -> None:
     life = Life(migration(targetNode="a"))
     life.step()
     (event,) = events.of_migration(None, life.status())
-    assert (event.reason, event.note) == ("Confirmed", "the VM is on a already. Nothing was touched")
+    assert (event.reason, event.note) == ("AlreadyAtTarget", "the VM is on a already. Nothing was touched")
+    assert not event.warning
+    assert events.of_migration(life.status(), life.status()) == ()
 
 
 def test_a_copy_that_comes_on_is_no_news_and_neither_is_a_rollback_that_lasts() -> None:

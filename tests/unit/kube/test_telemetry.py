@@ -5,20 +5,13 @@ import pytest
 from manual_clock import ManualClock
 from prometheus_client import CollectorRegistry, Gauge
 from pydantic import ValidationError
+from scraper import get
 
 from kubeferry import __version__
 from kubeferry.kube.queue import WorkQueue
 from kubeferry.kube.telemetry import MetricsServer, MetricsSettings, ProcessCollector
 
 NEARBY = MetricsSettings.model_validate({"address": "127.0.0.1", "port": 0})
-
-
-async def get(port: int, path: str) -> tuple[int, str, str]:
-    """Status, content type and body."""
-    import aiohttp
-
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as response:
-        return response.status, response.headers["Content-Type"], await response.text()
 
 
 async def test_a_scraper_gets_the_numbers_of_now() -> None:
@@ -29,7 +22,7 @@ async def test_a_scraper_gets_the_numbers_of_now() -> None:
     try:
         for now in (41, 42):
             gauge.set(now)
-            status, kind, body = await get(server.port, "/metrics")
+            status, kind, body = await get(server.port)
             assert (status, f"answer {now}.0" in body) == (200, True)
             assert kind.startswith("text/plain; version=")
         assert (await get(server.port, "/else"))[0] == 404
@@ -47,6 +40,18 @@ async def test_a_port_that_is_taken_ends_the_start_with_its_number() -> None:
     finally:
         await second.stop()
         await first.stop()
+
+
+async def test_a_start_that_is_tried_again_listens_at_the_same_port() -> None:
+    server = MetricsServer(NEARBY, CollectorRegistry())
+    await server.start()
+    port = server.port
+    await server.start()
+    try:
+        assert server.port == port
+        assert (await get(port))[0] == 200
+    finally:
+        await server.stop()
 
 
 async def test_what_was_never_started_is_stopped_and_has_no_port() -> None:
