@@ -248,6 +248,31 @@ async def test_whoever_fills_the_copy_is_gone_before_a_task_judges_by_its_journa
         await receiving
 
 
+async def test_whoever_fills_a_copy_is_gone_before_its_seal_is_acknowledged(rig: Rig) -> None:
+    """The target of a migration that goes back: from then on nothing may be written to its copy."""
+    await rig.place()
+    await move(rig, source="b", target="a")
+    step = JournalStep(seq=1, verb=Verb.PREPARE)
+    rig.journals.write(Journal(uid=UID, epoch=2, epoch_id="e2", role=Role.INCOMING, step=step, source="b"))
+    begun, left_with = asyncio.Event(), []
+
+    async def fill() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left_with.append(rig.journal().epoch)
+
+    receiving = asyncio.create_task(rig.receivers.run(UID, fill))
+    await begun.wait()
+    await move(rig, source="b", target="a", direction=Direction.BACK)
+    assert ended(await rig.ask(Verb.SEAL)) == "Sealed"
+    assert left_with == [2]
+    assert (rig.journal().role, rig.journal().epoch) == (Role.INCOMING, 3)
+    with pytest.raises(TransferError):
+        await receiving
+
+
 async def test_nothing_is_received_while_a_task_is_carried_out(rig: Rig, others: Others) -> None:
     await sealed(rig)
     refused: list[str] = []
