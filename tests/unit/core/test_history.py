@@ -8,7 +8,7 @@ from move_life import Life, running
 
 from kubeferry.api import reasons
 from kubeferry.api.placement import StepState
-from kubeferry.api.role import Role
+from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import DiscardMode, Verb
 from kubeferry.core import guards, ledger
 from kubeferry.core.history import diverged
@@ -119,3 +119,17 @@ def test_without_its_guard_another_history_would_go_on(monkeypatch: pytest.Monke
     life.answer(Verb.SEAL)
     assert life.open() == [(Verb.COPY, "a")]
     assert after(0) is not None
+
+
+def test_a_source_that_has_sealed_the_vm_for_the_migration_that_holds_it_is_no_contradiction() -> None:
+    """Its inventory may tell so before its answer stands in the ledger."""
+    life = Life().go_on_to(Verb.SEAL)
+    life.holds("a", role=Role.SEALED, state=RunState.STOPPED, epoch_id=life.spec.epoch_id)
+    assert diverged(life.spec, life.seen()) is None
+
+
+def test_a_source_that_is_active_after_the_switch_over_is_a_contradiction_whatever_the_target_was_asked() -> None:
+    life = Life().go_on_to(Verb.ACTIVATE)
+    assert life.open() == [(Verb.ACTIVATE, "b")]
+    life.holds("a", role=Role.ACTIVE, epoch_id=life.spec.epoch_id)
+    assert diverged(life.spec, life.seen()) is not None
