@@ -202,3 +202,28 @@ async def test_work_that_has_come_to_its_end_counts_although_it_was_to_be_ended(
 async def copy_task(rig: Rig) -> HostTask:
     await sealed(rig)
     return await rig.write(Verb.COPY)
+
+
+async def until_cancelled(then: Exception | str) -> str:
+    """Work that ends when it is cancelled, in its own way."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        if isinstance(then, Exception):
+            raise then from None
+    return str(then)
+
+
+async def test_work_that_came_to_its_end_although_it_was_to_end_early_counts(rig: Rig) -> None:
+    await rig.place()
+    interruption = Interruption()
+    interruption.end((await rig.write(Verb.CREATE)).spec)
+    assert await interruption.unless(until_cancelled("done")) == "done"
+
+
+async def test_what_ends_badly_since_it_was_to_end_early_is_superseded(rig: Rig) -> None:
+    await rig.place()
+    interruption = Interruption()
+    interruption.end((await rig.write(Verb.CREATE)).spec)
+    with pytest.raises(SupersededError, match="a Create of epoch 1 came"):
+        await interruption.unless(until_cancelled(OSError("the pipe is broken")))
