@@ -57,6 +57,12 @@ def condition(conditions: Iterable[Condition], kind: str) -> Condition | None:
     return next((c for c in conditions if c.type == kind), None)
 
 
+def is_true(conditions: Iterable[Condition], kind: str) -> bool:
+    """Whether the condition of that type is set, and True."""
+    found = condition(conditions, kind)
+    return found is not None and found.status == Status.TRUE
+
+
 def with_condition(
     conditions: tuple[Condition, ...], kind: str, status: Status, reason: str, message: str, generation: int | None, now: datetime
 ) -> tuple[Condition, ...]:

@@ -111,11 +111,12 @@ def list_map(key: str) -> JsonDict:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
-def _rfc3339(time: AwareDatetime) -> str:
+def rfc3339(time: AwareDatetime) -> str:
+    """A moment in UTC as the API server takes it (`metav1.MicroTime`)."""
     return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339), WithJsonSchema({"type": "string", "format": "date-time", "maxLength": 40})]
+Time = Annotated[AwareDatetime, PlainSerializer(rfc3339), WithJsonSchema({"type": "string", "format": "date-time", "maxLength": 40})]
 """A moment, RFC 3339, in UTC."""
 
 

@@ -84,32 +84,29 @@ def migrate(
     _end(migration_page.awaits(seen) or _phase(seen) == MigrationPhase.CONFIRMED, seen)
 
 
-@app.command()
-def confirm(
-    name: Name,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow it until it has ended.")] = False,
-    dry_run: DryRunOption = DryRun.NONE,
-    output: Output = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """Keep the VM where it is now; the source's copy goes: `kubectl patch` of spec.decision."""
-    _decide(_kubectl(namespace, context, kubeconfig), name, DecisionValue.CONFIRM, _how(dry_run, output), wait=wait)
+def _deciding(value: DecisionValue) -> Callable[..., None]:
+    """The command that decides so."""
+
+    def decide(
+        name: Name,
+        wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow it until it has ended.")] = False,
+        dry_run: DryRunOption = DryRun.NONE,
+        output: Output = None,
+        namespace: Namespace = None,
+        context: Context = None,
+        kubeconfig: Kubeconfig = None,
+    ) -> None:
+        _decide(_kubectl(namespace, context, kubeconfig), name, value, _how(dry_run, output), wait=wait)
+
+    return decide
 
 
-@app.command()
-def revert(
-    name: Name,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow it until it has ended.")] = False,
-    dry_run: DryRunOption = DryRun.NONE,
-    output: Output = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """Go back to the source; what the VM wrote at the target is given up: `kubectl patch` of spec.decision."""
-    _decide(_kubectl(namespace, context, kubeconfig), name, DecisionValue.REVERT, _how(dry_run, output), wait=wait)
+app.command("confirm", help="Keep the VM where it is now; the source's copy goes: `kubectl patch` of spec.decision.")(
+    _deciding(DecisionValue.CONFIRM)
+)
+app.command("revert", help="Go back to the source; what the VM wrote at the target is given up: `kubectl patch` of spec.decision.")(
+    _deciding(DecisionValue.REVERT)
+)
 
 
 @app.command()

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
-from kubeferry.api.meta import Condition, Status, condition
+from kubeferry.api.meta import Condition, Status, condition, is_true
 from kubeferry.api.migration import Migration, MigrationPhase, MigrationStatus, Transfer
+from kubeferry.core.told import moment
 
 BAR = 24
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -48,7 +49,7 @@ def page(migration: Migration, now: datetime) -> Iterator[str]:
         off = " so far, and it is off" if status.downtime.ended_at is None else ""
         yield f"Downtime   {status.downtime.milliseconds / 1000:.1f} s{off}"
     if status.decision is not None:
-        yield f"Decision   {status.decision.value} by {status.decision.source} at {_time(status.decision.time)}"
+        yield f"Decision   {status.decision.value} by {status.decision.source} at {moment(status.decision.time)}"
     for attempt in status.attempts:
         yield f"Attempt    {attempt.node}: {attempt.reason}: {attempt.message}"
     for told in _of_note(status):
@@ -101,8 +102,7 @@ def trouble(migration: Migration) -> str:
 
 
 def _is_true(migration: Migration, kind: str) -> bool:
-    told = None if migration.status is None else condition(migration.status.conditions, kind)
-    return told is not None and told.status == Status.TRUE
+    return migration.status is not None and is_true(migration.status.conditions, kind)
 
 
 def _way(status: MigrationStatus) -> Iterator[str]:
@@ -136,8 +136,4 @@ def _next(migration: Migration, status: MigrationStatus) -> Iterator[str]:
     yield f"Next       kubectl ferry confirm {where}   # the VM stays on {status.target_node}, the copy on {status.source_node} goes"
     yield f"           kubectl ferry revert {where}   # the VM goes back to {status.source_node} as it was there"
     if status.decision_deadline is not None:
-        yield f"           {migration.spec.on_decision_timeout} is done at {_time(status.decision_deadline)} if nobody decides"
-
-
-def _time(time: datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"           {migration.spec.on_decision_timeout} is done at {moment(status.decision_deadline)} if nobody decides"

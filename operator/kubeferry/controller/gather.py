@@ -1,7 +1,7 @@
 """All reads of a pass, for one VM."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.migration import Migration
@@ -26,8 +26,8 @@ class Gatherer:
         self._leases = leases
         self._clock = clock
 
-    async def gather(self, uid: str) -> Observed:
-        """All that is known of the VM of that uid.
+    async def gather(self, uid: str, now: datetime) -> Observed:
+        """All that is known of the VM of that uid, for a decision at that time.
 
         Its Placement is read consistently, and so is a VM without one; the rest is what watching has seen.
 
@@ -40,7 +40,7 @@ class Gatherer:
         migrations = () if vm is None else await self._migrations(vm.metadata.namespace, vm.metadata.name)
         if vm is not None and placement is not None:
             migrations = await self._with_holder(placement.spec.lock, migrations)
-        live = frozenset() if placement is None else live_reads(placement.spec, migrations, datetime.now(UTC))
+        live = frozenset() if placement is None else live_reads(placement.spec, migrations, now)
         for node in sorted(live):
             await self._read_host(node)
         return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=self._hosts(), migrations=migrations, live=live)

@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from kubeferry.api.meta import Condition, Status, condition
+from kubeferry.api.meta import Condition, Status, condition, is_true
 from kubeferry.api.migration import MigrationPhase, MigrationStatus
 from kubeferry.api.reasons import FINISHED, NEEDS_ATTENTION, SUCCEEDED
 from kubeferry.controller.store import Store
@@ -46,7 +46,7 @@ class Metrics:
         for ended, begun in pairwise(passed):
             if begun not in known:
                 self._durations.labels(ended.phase).observe((begun.time - ended.time).total_seconds())
-        if _is_true(now.conditions, FINISHED) and not (before is not None and _is_true(before.conditions, FINISHED)):
+        if is_true(now.conditions, FINISHED) and not (before is not None and is_true(before.conditions, FINISHED)):
             end = condition(now.conditions, SUCCEEDED)
             self._finished.labels(now.phase, "" if end is None else end.reason).inc()
             if now.downtime is not None:
@@ -92,8 +92,3 @@ def _attention(told: list[tuple[Condition, ...]]) -> Iterator[Condition]:
         found = condition(conditions, NEEDS_ATTENTION)
         if found is not None and found.status == Status.TRUE:
             yield found
-
-
-def _is_true(conditions: tuple[Condition, ...], kind: str) -> bool:
-    found = condition(conditions, kind)
-    return found is not None and found.status == Status.TRUE

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
-from kubeferry.api.meta import Status, condition
+from kubeferry.api.meta import Status, is_true
 from kubeferry.api.node import Node
 from kubeferry.api.reasons import READY
 from kubeferry.api.scheduling import NODES_TOLD
@@ -54,7 +54,6 @@ class Placer:
 
     def _candidate(self, host: ComputeNode, told: ComputeNodeStatus, node: Node | None, vm_uid: str, now: float) -> Candidate:
         name = host.metadata.name
-        ready = condition(told.conditions, READY)
         others = [placed for placed in self._store.placed(name) if placed.metadata.name != vm_uid]
         filling = sum(placed.bytes for placed in others if placed.filled == name)
         processors = told.cpu.count if told.cpu is not None else None
@@ -63,7 +62,7 @@ class Placer:
             name=name,
             node_ready=node is not None and _ready(node),
             lease_fresh=self._leases.fresh(name, now),
-            hypervisor_ready=ready is not None and ready.status == Status.TRUE,
+            hypervisor_ready=is_true(told.conditions, READY),
             unschedulable=node is not None and node.spec.unschedulable,
             taints=node.spec.taints if node is not None else (),
             processors=processors,

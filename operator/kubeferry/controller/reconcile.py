@@ -55,28 +55,31 @@ class Reconciler:
 
     async def _reconcile_vm(self, uid: str) -> timedelta | None:
         with bound_contextvars(vm_uid=uid):
-            observed = await self._gatherer.gather(uid)
+            now = datetime.now(UTC)
+            observed = await self._gatherer.gather(uid, now)
             with bound_contextvars(**_names(observed)):
                 if observed.vm is None and observed.placement is not None:
                     log.warning("the VM of a Placement is gone although it was protected: what is there is left as it is")
-                return await self._decide(observed)
+                return await self._decide(observed, now)
 
-    async def _decide(self, observed: Observed) -> timedelta | None:
-        decision = self._step(observed, datetime.now(UTC), str(uuid.uuid4()))
+    async def _decide(self, observed: Observed, now: datetime) -> timedelta | None:
+        """Decide by the time that it was gathered for: what falls due in between was not read for."""
+        decision = self._step(observed, now, str(uuid.uuid4()))
         if decision.place is None:
-            return await self._carry_out(observed, decision)
+            return await self._carry_out(observed, decision, now)
         async with self._passes:  # each pass sees what the one before has written
             with bound_contextvars(**_whose(observed, decision.place)):
                 return await self._place(observed, decision.place)
 
     async def _place(self, observed: Observed, place: Place) -> timedelta | None:
         observed = dataclasses.replace(observed, choice=self._scheduler.place(place))
-        return await self._carry_out(observed, self._step(observed, datetime.now(UTC), str(uuid.uuid4())))
+        now = datetime.now(UTC)  # it may have waited for its turn
+        return await self._carry_out(observed, self._step(observed, now, str(uuid.uuid4())), now)
 
-    async def _carry_out(self, observed: Observed, decision: VmDecision) -> timedelta | None:
+    async def _carry_out(self, observed: Observed, decision: VmDecision, now: datetime) -> timedelta | None:
         met = await self._executor.execute(observed, decision)
         if isinstance(met, Stranger):  # core asks no more for what it stands in the way of, so this comes to an end
-            return await self._decide(dataclasses.replace(observed, strangers=(*observed.strangers, met)))
+            return await self._decide(dataclasses.replace(observed, strangers=(*observed.strangers, met)), now)
         return AT_ONCE if met else decision.requeue_after
 
     async def _reconcile_without_vm(self, namespace: str, name: str) -> timedelta | None:

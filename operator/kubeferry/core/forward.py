@@ -64,7 +64,9 @@ def advance(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: st
     if holder is None:
         return Next(spec if kept_without_holder(spec, move) else _withdrawn(spec, move, now, fresh_id, _GONE))
     if move.awaiting_since is not None:
-        return Next(_decided(spec, move, holder, observed, now, fresh_id), again=_decision_due(spec, move, holder, observed, now))
+        due = decision.deadline(move, holder)
+        again = due - now if due is not None and due > now else None
+        return Next(_decided(spec, move, holder, observed, now, fresh_id), again=again)
     if migration.finished(holder):  # an end is final
         return Next(_withdrawn(spec, move, now, fresh_id, "its end was told by another controller while it was given the lock"))
     way = _Way(spec, move, holder, observed, now, fresh_id, limits)
@@ -254,14 +256,6 @@ def _decided(spec: PlacementSpec, move: Move, holder: Migration, observed: Obser
     if wish.value == DecisionValue.REVERT:
         return back.turned(spec, decided, now, fresh_id)
     return _confirmed(spec, decided, now) if confirm_obstacle(spec, observed) is None else spec
-
-
-def _decision_due(spec: PlacementSpec, move: Move, holder: Migration, observed: Observed, now: datetime) -> timedelta | None:
-    """When to look again at one that awaits its decision: at its deadline, and at once if that has passed since all was read."""
-    due = decision.deadline(move, holder)
-    if due is not None and due > now:
-        return due - now
-    return timedelta() if decision.confirm_is_wished(spec, (holder,), now) and spec.node_name not in observed.live else None
 
 
 def confirm_obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
-from kubeferry.api.meta import Status, condition
+from kubeferry.api.meta import is_true
 from kubeferry.api.migration import DecisionValue, Migration
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Copy, Direction, Lock, LockKind, Move, Placement, PlacementSpec, Settled, StepState
@@ -31,8 +31,7 @@ class Obstacle:
 
 def finished(migration: Migration) -> bool:
     """Whether its end was told: the one thing of a Migration's status that is ever read back."""
-    told = None if migration.status is None else condition(migration.status.conditions, reasons.FINISHED)
-    return told is not None and told.status == Status.TRUE
+    return migration.status is not None and is_true(migration.status.conditions, reasons.FINISHED)
 
 
 def holder(spec: PlacementSpec, observed: Observed) -> Migration | None:

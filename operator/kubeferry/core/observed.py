@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from kubeferry.api.computenode import ComputeNodeStatus, InventoryItem
-from kubeferry.api.meta import Status, condition
+from kubeferry.api.meta import is_true
 from kubeferry.api.migration import Migration, MigrationStatus
 from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.reasons import READY
@@ -28,8 +28,7 @@ class Host:
     @property
     def ready(self) -> bool:
         """Whether its agent is alive and says that it can work."""
-        told = condition(self.status.conditions, READY)
-        return bool(self.lease_fresh) and told is not None and told.status == Status.TRUE
+        return bool(self.lease_fresh) and is_true(self.status.conditions, READY)
 
     def copy_of(self, uid: str) -> InventoryItem | None:
         """What its journals tell of that VM."""

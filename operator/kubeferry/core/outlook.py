@@ -9,6 +9,7 @@ from kubeferry.api.migration import Migration
 from kubeferry.api.placement import Outcome, PlacementSpec, StepState
 from kubeferry.core import migration
 from kubeferry.core.observed import Observed
+from kubeferry.core.told import moment
 
 VM_READY_WITHIN = timedelta(minutes=5)
 """For how long a VM that is being made, started or stopped is waited for, where the Migration does not say."""
@@ -58,7 +59,7 @@ def of(asked: Migration, spec: PlacementSpec | None, observed: Observed, now: da
         return _after_the_pass(asked, observed, now)
     if wait.until is None or wait.until > now:
         return wait
-    return End(Outcome.FAILED, wait.reason, f"it could not begin by {_told(wait.until)}: {wait.message}. Nothing was touched")
+    return End(Outcome.FAILED, wait.reason, f"it could not begin by {moment(wait.until)}: {wait.message}. Nothing was touched")
 
 
 def waiting(spec: PlacementSpec | None, observed: Observed) -> Iterator[Migration]:
@@ -128,7 +129,7 @@ def _after_the_pass(asked: Migration, observed: Observed, now: datetime) -> Wait
             return Wait(reasons.NO_FEASIBLE_NODE, choice.message, by, PASS_AGAIN)
         return End(Outcome.FAILED, reasons.NO_FEASIBLE_NODE, f"{choice.message}. Nothing was touched")
     if by is not None and by <= now:
-        message = f"it was to begin by {_told(by)}, which is over: nobody may expect it to stop the VM now. Nothing was touched"
+        message = f"it was to begin by {moment(by)}, which is over: nobody may expect it to stop the VM now. Nothing was touched"
         return End(Outcome.FAILED, reasons.DEADLINE_EXCEEDED, message)
     return None
 
@@ -144,7 +145,3 @@ def _ready_by(asked: Migration, spec: PlacementSpec | None) -> datetime | None:
     went_well = [s.finished_at for s in steps if s.state == StepState.SUCCEEDED and s.finished_at is not None]
     created = asked.metadata.creation_timestamp
     return None if created is None else max([created, *went_well]) + VM_READY_WITHIN
-
-
-def _told(time: datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC"

@@ -13,7 +13,7 @@ from kubeferry.api.task import Verb
 from kubeferry.core import decision, forward, migration, outlook
 from kubeferry.core.observed import Choice, Observed
 from kubeferry.core.project_transfer import transfer
-from kubeferry.core.told import QUIET, Told, tell
+from kubeferry.core.told import QUIET, Told, moment, tell
 from kubeferry.core.trouble import Trouble
 
 _WAITING = Told(Status.FALSE, reasons.WAITING, "what comes before it is not done yet")
@@ -189,14 +189,14 @@ def _awaiting(of: Migration, spec: PlacementSpec, move: Move) -> Told:
     if move.awaiting_since is None:
         return _WAITING
     due = decision.deadline(move, of)
-    then = "" if due is None else f", by {due:%Y-%m-%d %H:%M:%S} UTC: after that {of.spec.on_decision_timeout} is done"
+    then = "" if due is None else f", by {moment(due)}: after that {of.spec.on_decision_timeout} is done"
     message = f"the VM runs on {spec.node_name}; set spec.decision to Confirm or Revert{then}"
     return Told(Status.TRUE, reasons.NOT_DECIDED, message)
 
 
 def _blocked(of: Migration, spec: PlacementSpec, observed: Observed, now: datetime) -> Told:
-    """Whether a Confirm can't be carried out; what was wished after the target was read is looked at again before it is told."""
-    if not decision.confirm_is_wished(spec, (of,), now) or spec.node_name not in observed.live:
+    """Whether a Confirm can't be carried out."""
+    if not decision.confirm_is_wished(spec, (of,), now):
         return QUIET
     obstacle = forward.confirm_obstacle(spec, observed)
     return QUIET if obstacle is None else Told(Status.TRUE, obstacle.reason, obstacle.message)

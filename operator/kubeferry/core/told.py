@@ -20,6 +20,11 @@ class Told:
 QUIET = Told(Status.FALSE, reasons.AS_EXPECTED, "nothing is to be done by a human")
 
 
+def moment(time: datetime) -> str:
+    """A time in UTC, as messages tell it."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def tell(conditions: tuple[Condition, ...], told: Mapping[str, Told], generation: int | None, now: datetime) -> tuple[Condition, ...]:
     """`conditions` with those that are told, by type."""
     for kind, c in told.items():

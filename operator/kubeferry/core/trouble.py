@@ -10,6 +10,7 @@ from kubeferry.api.task import HostTask, HostTaskSpec, TaskPhase, Verb
 from kubeferry.core import ledger
 from kubeferry.core.forward import kept_without_holder
 from kubeferry.core.observed import Host, NewTask, Observed, Stranger
+from kubeferry.core.told import moment
 
 UNANSWERED_AFTER = timedelta(minutes=2)
 """When a human is told of a task that no agent has begun; a living one begins within seconds."""
@@ -93,7 +94,7 @@ def _silent(asked: NewTask, host: Host | None, created: datetime) -> tuple[datet
         return None
     node = asked.spec.node
     message = (
-        f"{asked.spec.verb} was asked of {node} at {created:%Y-%m-%d %H:%M:%S} UTC, whose agent does not renew its Lease: "
+        f"{asked.spec.verb} was asked of {node} at {moment(created)}, whose agent does not renew its Lease: "
         f"it is waited for; see that {node} is up, and its agent"
     )
     return created + UNANSWERED_AFTER, Trouble(reasons.NODE_SILENT, message)
@@ -114,14 +115,14 @@ def _late(asked: NewTask, task: HostTask | None, host: Host | None, now: datetim
         grace = timedelta(seconds=0 if stops is None else stops.shutdown_timeout_seconds)
         may_go_on = ": large disks may take longer, and it may go on" if verb == Verb.CREATE else ""
         message = (
-            f"{verb} was begun by the agent of {node} at {begun:%Y-%m-%d %H:%M:%S} UTC and has not ended{may_go_on}; "
+            f"{verb} was begun by the agent of {node} at {moment(begun)} and has not ended{may_go_on}; "
             f"see `kubectl get computenode {node} -o yaml` and the log of that agent"
         )
         return begun + grace + UNFINISHED_AFTER[verb], Trouble(reasons.TASK_UNFINISHED, message)
     if host is None or not host.lease_fresh:
         return None
     message = (
-        f"{verb} was asked of {node} at {created:%Y-%m-%d %H:%M:%S} UTC and not begun, although its agent renews its Lease: "
+        f"{verb} was asked of {node} at {moment(created)} and not begun, although its agent renews its Lease: "
         f"see `kubectl get computenode {node} -o yaml` and the log of that agent"
     )
     return created + UNANSWERED_AFTER, Trouble(reasons.TASK_UNANSWERED, message)

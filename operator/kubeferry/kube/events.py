@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kubeferry.api.meta import Meta
+from kubeferry.api.model import rfc3339
 from kubeferry.kube.client import Stored, endpoint
 from kubeferry.kube.errors import AlreadyExists
-from kubeferry.kube.server import Endpoint, Ref, Server
+from kubeferry.kube.server import Body, Endpoint, Ref, Server
 
 EVENTS = Endpoint(group="events.k8s.io", version="v1", plural="events", kind="Event", namespaced=True)
 NOTE_LENGTH = 1024
@@ -45,25 +46,16 @@ async def write_event(
     """
     about = "/".join((meta.uid, meta.resource_version, what.reason, what.note))
     name = f"{meta.name[:_NAME_LENGTH]}.{hashlib.sha256(about.encode()).hexdigest()[:16]}"
-    served = endpoint(kind)
-    regarding = {
-        "apiVersion": served.api_version,
-        "kind": served.kind,
-        "namespace": meta.namespace,
-        "name": meta.name,
-        "uid": meta.uid,
-        "resourceVersion": meta.resource_version,
-    }
     body = {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,
         "metadata": {"name": name, "namespace": meta.namespace},
-        "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "eventTime": rfc3339(now),
         "reportingController": controller,
         "reportingInstance": instance[:128],
         "action": what.action,
         "reason": what.reason,
-        "regarding": regarding,
+        "regarding": _regarding(kind, meta),
         "note": what.note.encode()[:NOTE_LENGTH].decode(errors="ignore"),
         "type": what.type,
     }
@@ -71,3 +63,10 @@ async def write_event(
         await server.create(Ref(EVENTS, name, meta.namespace), body)
     except AlreadyExists:
         return
+
+
+def _regarding(kind: type[Stored], meta: Meta) -> Body:
+    """A `corev1.ObjectReference`."""
+    served = endpoint(kind)
+    names = {"namespace": meta.namespace, "name": meta.name, "uid": meta.uid, "resourceVersion": meta.resource_version}
+    return {"apiVersion": served.api_version, "kind": served.kind} | names

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from kubeferry.api.model import rfc3339
 from kubeferry.kube.client import PAGE_SIZE
 from kubeferry.kube.errors import NotFound
 from kubeferry.kube.server import Endpoint, PatchType, Ref, Server
@@ -88,8 +89,7 @@ async def renew_lease(server: Server, namespace: str, node: str, holder: str, no
         now: the time, in UTC.
     """
     ref = Ref(LEASES, node, namespace)
-    renewed = now.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    spec = {"holderIdentity": holder, "leaseDurationSeconds": int(FRESH_FOR.total_seconds()), "renewTime": renewed}
+    spec = {"holderIdentity": holder, "leaseDurationSeconds": int(FRESH_FOR.total_seconds()), "renewTime": rfc3339(now)}
     try:
         await server.patch(ref, {"spec": spec}, PatchType.MERGE, status=False, manager="kubeferry-agent")
     except NotFound:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Generator
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from kubeferry.api.meta import Meta
@@ -90,7 +91,8 @@ class Controller:
             found = self.api.get(Migration, lock.name)
             migrations += [] if found is None else [found]
         yield
-        live = frozenset() if placement is None else live_reads(placement.spec, migrations, self.world.time())
+        now = self.world.time()
+        live = frozenset() if placement is None else live_reads(placement.spec, migrations, now)
         for name in sorted(live):
             node = self.api.get(Node, name)
             if node is not None:
@@ -109,10 +111,10 @@ class Controller:
             live=live,
             deletable=True,
         )
-        yield from self._decide(uid, observed)
+        yield from self._decide(uid, observed, now)
 
-    def _decide(self, uid: str, observed: Observed) -> Steps:
-        decision = step(observed, self.world.time(), self.world.fresh_id())
+    def _decide(self, uid: str, observed: Observed, now: datetime) -> Steps:
+        decision = step(observed, now, self.world.fresh_id())
         if decision.place is not None:
             if self.placing not in (None, uid):
                 return
@@ -125,7 +127,7 @@ class Controller:
             self.view.advance(10**9)
             return
         if stranger is not None:
-            yield from self._decide(uid, dataclasses.replace(observed, strangers=(*observed.strangers, stranger)))
+            yield from self._decide(uid, dataclasses.replace(observed, strangers=(*observed.strangers, stranger)), now)
 
     def _place(self, place: Place) -> Choice:
         held: dict[str, int] = {}

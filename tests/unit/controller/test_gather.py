@@ -56,14 +56,14 @@ async def test_a_vm_that_was_seen_is_not_read_but_its_placement_always_is(
 ) -> None:
     store.remember(vm)
     for _ in range(2):
-        observed = await gatherer.gather(vm.metadata.uid)
+        observed = await gatherer.gather(vm.metadata.uid, datetime.now(UTC))
     assert (observed.vm, observed.placement) == (vm, placement)
     assert server.requests == [f"get Placement {vm.metadata.uid}"] * 2
 
 
 async def test_without_a_placement_there_is_none(gatherer: Gatherer, store: Store, vm: VirtualMachine) -> None:
     store.remember(vm)
-    assert (await gatherer.gather(vm.metadata.uid)).placement is None
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).placement is None
 
 
 async def test_a_vm_without_a_placement_is_read_live_so_that_no_late_news_of_its_deletion_places_it(
@@ -71,13 +71,13 @@ async def test_a_vm_without_a_placement_is_read_live_so_that_no_late_news_of_its
 ) -> None:
     store.remember(vm)
     await cluster.delete(VirtualMachine, vm.metadata)
-    seen = (await gatherer.gather(vm.metadata.uid)).vm
+    seen = (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).vm
     assert seen is not None
     assert seen.metadata.deletion_timestamp is not None
     await cluster.patch_finalizers(VirtualMachine, seen.metadata, [])
-    assert (await gatherer.gather(vm.metadata.uid)).vm is None
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).vm is None
     await server.create(VM, vm_body())
-    assert (await gatherer.gather(vm.metadata.uid)).vm is None, "another VM of that name is another VM"
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).vm is None, "another VM of that name is another VM"
 
 
 async def test_a_placement_that_can_not_be_read_ends_the_pass(
@@ -86,30 +86,30 @@ async def test_a_placement_that_can_not_be_read_ends_the_pass(
     store.remember(vm)
     server.before[f"get Placement {vm.metadata.uid}"] = [Unavailable("no answer")]
     with pytest.raises(Unavailable):
-        await gatherer.gather(vm.metadata.uid)
+        await gatherer.gather(vm.metadata.uid, datetime.now(UTC))
 
 
 async def test_a_vm_that_a_placement_names_but_nobody_saw_is_read_live(
     gatherer: Gatherer, vm: VirtualMachine, placement: Placement
 ) -> None:
-    assert (await gatherer.gather(vm.metadata.uid)).vm == vm
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).vm == vm
 
 
 async def test_another_vm_of_that_name_is_not_the_one_that_a_placement_names(
     gatherer: Gatherer, server: FakeServer, vm: VirtualMachine, placement: Placement
 ) -> None:
     del server.objects[VM]
-    assert (await gatherer.gather(vm.metadata.uid)).vm is None
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).vm is None
     await server.create(VM, vm_body())
-    assert (await gatherer.gather(vm.metadata.uid)).vm is None
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).vm is None
 
 
 async def test_tasks_are_those_of_the_vm(gatherer: Gatherer, cluster: Cluster, store: Store, placement: Placement) -> None:
     (missing,) = ledger.missing(placement, ())
     task = await cluster.create(HostTask, Meta(name=missing.name), spec=missing.spec)
     store.remember(task)
-    assert (await gatherer.gather(placement.metadata.name)).tasks == (task,)
-    assert (await gatherer.gather("another")).tasks == ()
+    assert (await gatherer.gather(placement.metadata.name, datetime.now(UTC))).tasks == (task,)
+    assert (await gatherer.gather("another", datetime.now(UTC))).tasks == ()
 
 
 async def test_a_host_is_a_node_that_told_of_itself_with_the_freshness_of_its_lease(
@@ -121,7 +121,7 @@ async def test_a_host_is_a_node_that_told_of_itself_with_the_freshness_of_its_le
         store.remember(await cluster.apply_status(ComputeNode, name, load(ComputeNodeStatus, node_status(host=f"h-{name}"))))
     leases.saw({"n1": "a", "n2": "a"}, 150.0)
     leases.saw({"n1": "a", "n2": "b"}, 180.0)
-    hosts = (await gatherer.gather("vm-1")).hosts
+    hosts = (await gatherer.gather("vm-1", datetime.now(UTC))).hosts
     assert [(host.name, host.status.host_id, host.lease_fresh) for host in hosts] == [("n1", "h-n1", False), ("n2", "h-n2", True)]
 
 
@@ -131,10 +131,10 @@ async def test_the_migration_that_holds_the_lock_is_looked_for_where_watching_ha
     held = await cluster.create(Migration, Meta(name="unseen", namespace="shop"), spec=MOVE)
     lock = Lock(kind=LockKind.MIGRATION, namespace="shop", name="unseen", uid=held.metadata.uid)
     await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, lock=lock))
-    assert (await gatherer.gather(placement.metadata.name)).migrations == (held,)
+    assert (await gatherer.gather(placement.metadata.name, datetime.now(UTC))).migrations == (held,)
     await cluster.delete(Migration, held.metadata)
     await cluster.create(Migration, Meta(name="unseen", namespace="shop"), spec=MOVE)
-    assert (await gatherer.gather(placement.metadata.name)).migrations == (), "another one of that name holds nothing"
+    assert (await gatherer.gather(placement.metadata.name, datetime.now(UTC))).migrations == (), "another one of that name holds nothing"
 
 
 async def test_the_host_whose_seal_is_awaited_is_read_live(
@@ -144,7 +144,7 @@ async def test_the_host_whose_seal_is_awaited_is_read_live(
     await cluster.apply_status(ComputeNode, "n2", load(ComputeNodeStatus, node_status(host="h-n2")))
     sealing = ledger.ask(placement.spec, Verb.SEAL, "n2", "h-n2", NOON, grace=0)
     await cluster.replace(Placement, placement.metadata, sealing)
-    observed = await gatherer.gather(placement.metadata.name)
+    observed = await gatherer.gather(placement.metadata.name, datetime.now(UTC))
     assert observed.live == {"n2"}
     assert [host.name for host in observed.hosts] == ["n2"]
 
@@ -156,7 +156,7 @@ async def test_a_fence_is_gathered_by_the_boot_that_it_names(
     for name, spec in (("n1", {"fence": {"bootId": "boot-of-h1", "reason": "off"}}), ("n2", {})):
         body = {"metadata": {"name": name, "uid": name, "resourceVersion": "1"}, "spec": spec, "status": node_status()}
         store.put(ComputeNode, body)
-    hosts = (await gatherer.gather(vm.metadata.uid)).hosts
+    hosts = (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).hosts
     assert {host.name: host.fence for host in hosts} == {"n1": "boot-of-h1", "n2": None}
 
 
@@ -179,7 +179,7 @@ async def test_for_a_confirm_that_its_deadline_asks_for_the_target_is_read_live(
     )
     lock = Lock(kind=LockKind.MIGRATION, namespace="shop", name="move", uid=migration.metadata.uid)
     held = await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, lock=lock, move=move))
-    assert (await gatherer.gather(vm.metadata.uid)).live == frozenset()
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).live == frozenset()
     late = dataclasses.replace(move, awaiting_since=datetime.now(UTC) - timedelta(seconds=70))
     await cluster.replace(Placement, held.metadata, dataclasses.replace(held.spec, move=late))
-    assert (await gatherer.gather(vm.metadata.uid)).live == {"n1"}
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).live == {"n1"}

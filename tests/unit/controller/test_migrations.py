@@ -72,10 +72,10 @@ async def test_one_that_has_not_finished_is_read_live_after_the_placement(
 ) -> None:
     ended = await cluster.swap_status(Migration, move.metadata, ENDED)  # another controller told so, and watching is late
     server.requests.clear()
-    assert (await gatherer.gather(vm.metadata.uid)).migrations == (ended,)
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).migrations == (ended,)
     assert server.requests == [f"get Placement {vm.metadata.uid}", READ_MOVE]
     server.requests.clear()
-    assert (await gatherer.gather(vm.metadata.uid)).migrations == (ended,)
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).migrations == (ended,)
     assert READ_MOVE not in server.requests, "what has finished, and was seen so, stays finished"
 
 
@@ -83,9 +83,9 @@ async def test_one_that_is_gone_or_is_another_by_now_is_left_out(
     gatherer: Gatherer, server: FakeServer, cluster: Cluster, vm: VirtualMachine, placement: Placement, move: Migration
 ) -> None:
     await cluster.delete(Migration, move.metadata)
-    assert (await gatherer.gather(vm.metadata.uid)).migrations == ()
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).migrations == ()
     await server.create(MOVE, migration_body("move"))
-    assert (await gatherer.gather(vm.metadata.uid)).migrations == ()
+    assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).migrations == ()
 
 
 async def test_those_of_a_vm_that_watching_has_seen_are_gathered_with_it(
@@ -180,7 +180,7 @@ async def test_a_confirm_goes_by_what_the_target_tells_now(
     async def seen(move: Move) -> list[str]:
         stored = await cluster.get(Placement, placement.metadata.name)
         await cluster.replace(Placement, stored.metadata, dataclasses.replace(placement.spec, lock=lock, move=move))
-        return [h.status.host_id for h in (await gatherer.gather(vm.metadata.uid)).hosts]
+        return [h.status.host_id for h in (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).hosts]
 
     awaiting = Move(
         direction=Direction.FORWARD,

@@ -241,3 +241,26 @@ async def test_a_vm_that_watching_has_not_told_of_yet_is_not_missing(server: Fak
     await server.create(Ref(endpoint(VirtualMachine), "web-0", "shop"), vm_body())
     assert await made_of(cluster, store, LeaseWatch(), vm.step).reconcile("shop/web-0") is None
     assert load(Migration, server.objects[Ref(endpoint(Migration), "move", "shop")]).status is None
+
+
+async def test_what_is_decided_goes_by_the_time_that_was_read_for(
+    server: FakeServer, cluster: Cluster, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time-out that falls due in between asks for a Confirm, whose target was not read for it."""
+    times: list[datetime] = []
+    gather = Gatherer.gather
+
+    async def noting(self: Gatherer, uid: str, now: datetime) -> Observed:
+        times.append(now)
+        return await gather(self, uid, now)
+
+    def step(observed: Observed, now: datetime, fresh_id: str) -> VmDecision:
+        times.append(now)
+        return VmDecision()
+
+    monkeypatch.setattr(Gatherer, "gather", noting)
+    made = load(VirtualMachine, await server.create(Ref(endpoint(VirtualMachine), "web-0", "shop"), vm_body()))
+    store.remember(made)
+    await made_of(cluster, store, LeaseWatch(), step).reconcile(made.metadata.uid)
+    read_for, decided_by = times
+    assert read_for == decided_by

@@ -99,18 +99,6 @@ def test_a_deadline_may_be_moved_and_taken_away() -> None:
     assert life.step().requeue_after == timedelta(days=1)
 
 
-def test_the_target_is_read_before_a_confirm_that_fell_due_in_between() -> None:
-    """It was gathered just before the deadline, and decided just after it: not what was not read is told, but once more."""
-    from kubeferry.core.vm import step
-
-    life = waiting("Confirm")
-    seen = dataclasses.replace(life.seen(), live=frozenset())
-    decided = step(seen, after(3600), "e9")
-    assert decided.placement is None
-    assert decided.requeue_after == timedelta()
-    assert decided.migrations == ()
-
-
 def test_the_deadline_counts_from_when_the_decision_is_awaited() -> None:
     life = Life(migration(decisionTimeoutSeconds=60, onDecisionTimeout="Confirm"))
     life.step()
