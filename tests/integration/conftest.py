@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab_people import Caller
 
 from lab.lab import Lab
 from lab.steps import NotYet, wait_until
@@ -41,6 +42,11 @@ def room(api: Lab) -> str:
     name = f"room-{next(_numbers)}"
     api.kubectl("create", "namespace", name)
     return name
+
+
+@pytest.fixture
+def admin(api: Lab, room: str) -> Caller:
+    return Caller(api, "admin", room)
 
 
 @pytest.fixture

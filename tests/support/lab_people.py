@@ -4,13 +4,30 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from kubeferry.api.names import AGENT_ACCOUNT, GROUP, SYSTEM_NAMESPACE
+from samples import first_spec, vm_body
+
+from kubeferry.api.model import dump, load
+from kubeferry.api.names import AGENT_ACCOUNT, FINALIZER, GROUP, SYSTEM_NAMESPACE
+from kubeferry.api.virtualmachine import VirtualMachine
 from lab.lab import Lab
 from lab.steps import NotYet, wait_until
 
 RBAC = "rbac.authorization.k8s.io"
 Right = tuple[str, str, str]
 """API group, resource and verb."""
+
+
+READ = ("get", "list", "watch")
+CHANGE = ("update", "patch")
+OWN = ("placements", "hosttasks", "computenodes")
+"""The kinds that are the operator's own."""
+TIMEOUT: dict[str, Any] = {"decisionTimeoutSeconds": 60, "onDecisionTimeout": "Revert"}
+FENCED = {"spec": {"fence": {"bootId": "b-1", "reason": "power is off"}}}
+DECIDE = "needs the verb decide on migrations.kubeferry.io in namespace"
+FENCE = "needs the verb fence on computenodes.kubeferry.io"
+CREATE = ("create", "-f", "-")
+APPLY = ("apply", "--server-side", "--force-conflicts", "-f", "-")  # a patch; kubectl gets nothing before it
+TELL = (*APPLY, "--subresource=status")
 
 
 class Caller:
@@ -111,3 +128,50 @@ def agent(lab: Lab, node: str) -> Caller:
 def ours(kind: str, name: str, **more: Any) -> dict[str, Any]:
     """An object of our API, as a manifest."""
     return {"apiVersion": f"{GROUP}/v1alpha1", "kind": kind, "metadata": {"name": name}} | more
+
+
+def merge(**fields: Any) -> tuple[str, ...]:
+    """The words of a merge patch of a spec."""
+    return ("--type=merge", "-p", json.dumps({"spec": fields}))
+
+
+def cannot(verb: str, resource: str) -> str:
+    """What RBAC says."""
+    return f'cannot {verb} resource "{resource}"'
+
+
+def rights(*, of: dict[str, tuple[str, ...]], group: str = "kubeferry.io") -> set[Right]:
+    return {(group, resource, verb) for resource, verbs in of.items() for verb in verbs}
+
+
+def migration(name: str = "move", **spec: Any) -> dict[str, Any]:
+    return ours("Migration", name, spec={"virtualMachine": {"name": "web-0"}} | spec)
+
+
+def placement(uid: str) -> dict[str, Any]:
+    """What the controller writes for a new VM."""
+    body = vm_body()
+    body["metadata"] |= {"uid": uid, "resourceVersion": "1", "finalizers": [FINALIZER]}
+    return ours("Placement", uid, spec=dump(first_spec(load(VirtualMachine, body))))
+
+
+def host_task(node: str) -> dict[str, Any]:
+    """A task for a node; it bears the node's name."""
+    asked = {"verb": "Stop", "stop": {"shutdownTimeoutSeconds": 0}, "placement": {"name": "u", "uid": "p"}}
+    return ours("HostTask", node, spec={"node": node, "hostId": "h", "epoch": 1, "epochId": "e", "seq": 1} | asked)
+
+
+def answer(node: str) -> dict[str, Any]:
+    """What an agent tells of that task."""
+    return ours("HostTask", node, status={"phase": "Running"})
+
+
+def compute_node(node: str, boot: str = "b-1") -> dict[str, Any]:
+    """What an agent tells of its node."""
+    return ours("ComputeNode", node, status={"hostId": "h", "bootId": boot, "protocolVersion": 1, "agentVersion": "0"})
+
+
+def lease(node: str, holder: str = "h") -> dict[str, Any]:
+    """An agent's sign of life."""
+    metadata = {"name": node, "namespace": SYSTEM_NAMESPACE}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": {"holderIdentity": holder}}
