@@ -179,6 +179,7 @@ class PlacementSpec:
     copies: Annotated[tuple[Copy, ...], Field(max_length=64, description="Every host that may hold bytes of this VM.")] = ()
     spec_pending: Annotated[SpecPending | None, Field(description="A confirmed resize that VirtualMachine.spec does not tell yet.")] = None
     settled: Annotated[tuple[Settled, ...], Field(max_length=64, description="Outcomes of Migrations.")] = ()
+    unlocked_at: Annotated[Time | None, Field(description="When a Migration gave up the lock last.")] = None
 
     @property
     def epoch_id(self) -> str:

@@ -123,4 +123,4 @@ def unlocked(spec: PlacementSpec, loser: Copy | None, outcome: Outcome, reason: 
     if loser is not None:
         marked = dataclasses.replace(loser, discard=DiscardMode.TRASH, migration_uid=uid)
         copies = tuple(marked if copy.host_id == loser.host_id else copy for copy in copies)
-    return dataclasses.replace(spec, lock=None, move=None, copies=copies, settled=(*spec.settled, entry)[-OUTCOMES_KEPT:])
+    return dataclasses.replace(spec, lock=None, move=None, copies=copies, settled=(*spec.settled, entry)[-OUTCOMES_KEPT:], unlocked_at=now)

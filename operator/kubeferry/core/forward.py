@@ -18,6 +18,7 @@ from kubeferry.core.limits import Limits
 from kubeferry.core.migration import Obstacle
 from kubeferry.core.observed import Observed, Place
 from kubeferry.core.parameters import copy_on
+from kubeferry.core.told import moment
 
 ORDER = (Verb.PREPARE, Verb.PREFLIGHT, Verb.SEAL, Verb.COPY, Verb.ACTIVATE)
 _BEFORE_SEAL = (Verb.PREPARE, Verb.PREFLIGHT)
@@ -101,6 +102,10 @@ class _Way:
 
     def next(self) -> Next:
         again: list[timedelta] = []
+        if (by := migration.start_deadline(self.holder)) is not None and not self._asked(Verb.SEAL):
+            if by <= self.now:
+                return self._too_late(by)
+            again.append(by - self.now)
         for verb in ORDER:
             step = step_of(self.spec, self.move, verb)
             if step is None or step.state == StepState.SUCCEEDED:
@@ -192,6 +197,11 @@ class _Way:
         spec = _given_up(self.spec, move, reasons.CANCELLED)
         message = "it was reverted, or deleted, before the VM was stopped"
         return _unlocked(spec, move, Outcome.REVERTED, reasons.CANCELLED, message, self.now, self.fresh_id)
+
+    def _too_late(self, by: datetime) -> Next:
+        """A controller that was away, or targets that refused, must not stop the VM outside of the time that its owner has chosen."""
+        spec = _given_up(self.spec, self.move, reasons.DEADLINE_EXCEEDED)
+        return self._end(spec, reasons.DEADLINE_EXCEEDED, f"it was to stop the VM by {moment(by)}, which is over")
 
     def _end(self, spec: PlacementSpec, reason: str, message: str) -> Next:
         return Next(_unlocked(spec, self.move, Outcome.FAILED, reason, message, self.now, self.fresh_id))

@@ -76,6 +76,12 @@ def cancelled(spec: PlacementSpec | None, migration: Migration) -> bool:
     return migration.spec.decision == DecisionValue.REVERT and not holds(spec, migration)
 
 
+def start_deadline(migration: Migration) -> datetime | None:
+    """Until when it may begin to stop the VM; None: for ever."""
+    created, seconds = migration.metadata.creation_timestamp, migration.spec.start_deadline_seconds
+    return None if created is None or seconds is None else created + timedelta(seconds=seconds)
+
+
 def may_go(spec: PlacementSpec, migration: Migration) -> bool:
     """Whether our finalizer may go: its end was told, or it is being deleted and holds no lock, so its outcome, if any, is durable."""
     return finished(migration) or (migration.metadata.deletion_timestamp is not None and not holds(spec, migration))

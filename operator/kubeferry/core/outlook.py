@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
 from kubeferry.api.migration import Migration
-from kubeferry.api.placement import Outcome, PlacementSpec, StepState
+from kubeferry.api.placement import Outcome, PlacementSpec
 from kubeferry.core import migration
 from kubeferry.core.observed import Observed
 from kubeferry.core.told import moment
@@ -80,11 +80,11 @@ def look_again(spec: PlacementSpec | None, observed: Observed, now: datetime) ->
 def missing_until(asked: Migration, now: datetime) -> datetime:
     """Until when a VM that is not there is waited for."""
     created = asked.metadata.creation_timestamp or now
-    return min(created + VM_APPEARS_WITHIN, _start_deadline(asked) or datetime.max.replace(tzinfo=now.tzinfo))
+    return min(created + VM_APPEARS_WITHIN, migration.start_deadline(asked) or datetime.max.replace(tzinfo=now.tzinfo))
 
 
 def _in_the_way(asked: Migration, spec: PlacementSpec | None, observed: Observed) -> Wait | None:
-    by = _start_deadline(asked)
+    by = migration.start_deadline(asked)
     if spec is None:
         return Wait(reasons.VM_NOT_READY, "the VM has no node yet", by or _ready_by(asked, spec))
     first = migration.next_in_line(spec, observed)
@@ -95,13 +95,16 @@ def _in_the_way(asked: Migration, spec: PlacementSpec | None, observed: Observed
         return None
     if obstacle.reason == reasons.VM_NOT_READY:
         by = by or _ready_by(asked, spec)
-    again = migration.LOOK_AGAIN if obstacle.reason == reasons.AGENTS_NOT_SEEN_YET else None
-    return Wait(obstacle.reason, obstacle.message, by, again)
+    if obstacle.reason == reasons.AGENTS_NOT_SEEN_YET:  # it will be known soon, and then also what is really waited for
+        return Wait(obstacle.reason, obstacle.message, None, migration.LOOK_AGAIN)
+    return Wait(obstacle.reason, obstacle.message, by)
 
 
 def _decided_beforehand(asked: Migration, spec: PlacementSpec | None, observed: Observed) -> End | None:
     """What no waiting changes."""
     wanted, vm = asked.spec, observed.vm
+    if vm is not None and vm.metadata.deletion_timestamp is not None:
+        return None
     if vm is not None and wanted.virtual_machine.uid not in (None, vm.metadata.uid):
         seen = f"the VM has uid {vm.metadata.uid}, expected was {wanted.virtual_machine.uid}: it was made anew under its name"
         return End(Outcome.FAILED, reasons.PRECONDITION_FAILED, f"{seen}. Nothing was touched")
@@ -121,7 +124,7 @@ def _decided_beforehand(asked: Migration, spec: PlacementSpec | None, observed: 
 
 def _after_the_pass(asked: Migration, observed: Observed, now: datetime) -> Wait | End | None:
     """The pass is run also after the deadline: it tells what had to be waited for until then."""
-    choice, by = migration.chosen(observed, asked), _start_deadline(asked)
+    choice, by = migration.chosen(observed, asked), migration.start_deadline(asked)
     if choice is None:
         return None
     if choice.node is None:
@@ -134,14 +137,7 @@ def _after_the_pass(asked: Migration, observed: Observed, now: datetime) -> Wait
     return None
 
 
-def _start_deadline(asked: Migration) -> datetime | None:
-    created, seconds = asked.metadata.creation_timestamp, asked.spec.start_deadline_seconds
-    return None if created is None or seconds is None else created + timedelta(seconds=seconds)
-
-
 def _ready_by(asked: Migration, spec: PlacementSpec | None) -> datetime | None:
-    """Counted from the last thing that went well with the VM: one that waited for an hour in a queue is not late at its turn."""
-    steps = () if spec is None else spec.steps
-    went_well = [s.finished_at for s in steps if s.state == StepState.SUCCEEDED and s.finished_at is not None]
-    created = asked.metadata.creation_timestamp
-    return None if created is None else max([created, *went_well]) + VM_READY_WITHIN
+    """Counted from when the VM was free for it: one that waited for an hour behind another is not late at its turn."""
+    created, free = asked.metadata.creation_timestamp, None if spec is None else spec.unlocked_at
+    return None if created is None else max(created, free or created) + VM_READY_WITHIN

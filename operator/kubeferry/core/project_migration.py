@@ -281,7 +281,7 @@ def _with(
     if before is None:
         before, conditions = MigrationStatus(phase=phase), {**_NOT_BEGUN, **conditions}
     passed = before.phase_transitions
-    if before.phase != phase or not passed:
+    if of.status is None or before.phase != phase:
         passed = (*passed, PhaseTransition(phase=phase, time=now))[-PHASES_TOLD:]
     kept = tell(tuple(dataclasses.replace(c, observed_generation=generation) for c in before.conditions), conditions, generation, now)
     return dataclasses.replace(

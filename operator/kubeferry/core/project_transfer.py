@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from kubeferry.api.migration import Migration, Transfer
 from kubeferry.api.placement import PlacementSpec
-from kubeferry.api.task import HostTask, TaskProgress, Verb
+from kubeferry.api.task import HostTask, TaskProgress, TaskResult, Verb
 from kubeferry.core import forward
 
 
@@ -18,13 +18,21 @@ def transfer(of: Migration, spec: PlacementSpec, tasks: Iterable[HostTask]) -> T
     """
     step = None if spec.move is None else forward.step_of(spec, spec.move, Verb.COPY)
     if step is not None:
-        if step.result is not None and step.result.bytes_copied is not None:
-            copied = step.result.bytes_copied
-            return Transfer(bytes_total=copied, bytes_done=copied, progress="100%", digest=step.result.digest)
+        if step.result is not None:
+            return _whole(step.result, None if of.status is None else of.status.transfer)
         running = next((t.status.progress for t in tasks if t.spec.seq == step.seq and t.status is not None), None)
         if running is not None:
             return _running(running)
     return None if of.status is None else of.status.transfer
+
+
+def _whole(result: TaskResult, told: Transfer | None) -> Transfer | None:
+    """A Copy that was acknowledged; one that is asked again finds the target's copy whole, sends nothing, and has no digest to tell."""
+    if result.digest is not None and result.bytes_copied is not None:
+        return Transfer(bytes_total=result.bytes_copied, bytes_done=result.bytes_copied, progress="100%", digest=result.digest)
+    return (
+        None if told is None else Transfer(bytes_total=told.bytes_total, bytes_done=told.bytes_total, progress="100%", digest=told.digest)
+    )
 
 
 def _running(progress: TaskProgress) -> Transfer:

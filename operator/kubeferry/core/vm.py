@@ -83,9 +83,12 @@ def _halted(
     """What its hosts answer is still written down and told; nothing is asked of any host."""
     if settled != placement.spec:
         return VmDecision(placement=ReplacePlacement(settled, guards.cas(placement)))
+    told = _tell(placement.spec, observed, found, now)
     return VmDecision(
         status=project.placed(vm, placement.spec, observed.host(placement.spec.node_name), found, now),
-        migrations=_tell(placement.spec, observed, found, now),
+        migrations=told,
+        release_migrations=_done_with(placement.spec, observed),
+        requeue_after=_soonest(outlook.look_again(placement.spec, observed, now), _ending(told)),
     )
 
 

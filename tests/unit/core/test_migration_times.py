@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import pytest
 from builders import after, host, migration
 from move_life import Life, reverting
 
 from kubeferry.api import reasons
-from kubeferry.api.migration import Downtime
-from kubeferry.api.task import TaskProgress, TaskState, Verb
+from kubeferry.api.migration import Downtime, Transfer
+from kubeferry.api.task import HostTaskStatus, TaskPhase, TaskProgress, TaskResult, TaskState, Verb
 from kubeferry.core import downtime, project_transfer
 
 
@@ -158,12 +159,32 @@ def test_the_progress_of_another_task_is_not_this_copys() -> None:
     assert told is None
 
 
-def test_of_a_copy_that_told_no_bytes_nothing_new_is_told() -> None:
-    life = copying(1, 2, 1)
+@pytest.mark.parametrize("sent", [None, 0])
+def test_a_copy_that_is_asked_again_and_finds_the_targets_whole_is_whole_with_what_was_told_of_it(sent: int | None) -> None:
+    life = copying(5, 20, 1)
+    asked = life.asked(Verb.COPY)
+    result = TaskResult(state=TaskState.RELEASED, bytes_copied=sent)
+    life.tasks[asked.metadata.name] = dataclasses.replace(asked, status=HostTaskStatus(phase=TaskPhase.SUCCEEDED, result=result))
+    life.step()
+    assert life.status().transfer == Transfer(bytes_total=20, bytes_done=20, progress="100%")
+
+
+def test_of_one_that_nothing_was_told_of_nothing_is_made_up() -> None:
+    life = Life().go_on_to(Verb.COPY)
     life.end(Verb.COPY, TaskState.RELEASED)
-    transfer = life.status().transfer
-    assert transfer is not None
-    assert (transfer.progress, transfer.digest) == ("50%", None)
+    assert life.told("DisksCopied") == ("True", "Done")
+    assert life.status().transfer is None
+
+
+def test_one_that_has_ended_before_phases_had_times_is_not_told_to_have_ended_now() -> None:
+    life = Life().go_on_to()
+    life.wish("Confirm")
+    life.answer(Verb.DISCARD)
+    m = life.migrations["move"]
+    life.migrations["move"] = dataclasses.replace(m, status=dataclasses.replace(life.status(), phase_transitions=()))
+    life.wish("Confirm")
+    assert life.status().observed_generation == life.migrations["move"].metadata.generation
+    assert life.status().phase_transitions == ()
 
 
 def test_what_is_asked_is_in_progress_and_only_what_was_acknowledged_is_done() -> None:

@@ -4,15 +4,17 @@ import dataclasses
 from typing import Any
 
 import pytest
-from builders import UID, after, host, migration
+from builders import UID, after, host, migration, vm
 from move_life import Life, running
 
 from kubeferry.api import reasons
 from kubeferry.api.migration import MigrationPhase
-from kubeferry.api.placement import PlacementSpec, StepState
-from kubeferry.api.role import RunState
+from kubeferry.api.names import FINALIZER
+from kubeferry.api.placement import PlacementSpec
+from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import Verb
 from kubeferry.core import outlook, project_migration
+from kubeferry.core.migration import LOOK_AGAIN
 
 DAY = 24 * 3600
 
@@ -236,17 +238,104 @@ def test_a_vm_that_never_gets_a_node_is_waited_for_until_the_start_deadline() ->
         assert isinstance(outlook.of(migration(startDeadlineSeconds=60), None, seen, after(now)), expected)
 
 
-def test_what_fails_again_and_again_does_not_make_the_wait_for_the_vm_longer() -> None:
-    life = Life()
-    (create, start) = life.spec.steps
-    broken = dataclasses.replace(start, state=StepState.FAILED, finished_at=after(299))
-    life.placement = dataclasses.replace(life.placement, spec=dataclasses.replace(life.spec, steps=(create, broken)))
+@pytest.mark.parametrize("wish", ["Confirm", "Revert"])
+def test_after_an_hour_behind_another_the_five_minutes_begin_however_that_one_was_decided(wish: str) -> None:
+    life = Life(migration("first"), migration("second", created=1))
+    life.go_on_to()
+    life.now = 3600
+    life.hosts["c"] = host("c", lease=None)  # it does not begin at once
+    life.wish(wish, "first")
+    if wish == "Revert":
+        life.answer(Verb.SEAL)
+        life.answer(Verb.ACTIVATE)
+    life.holds(life.spec.node_name, state=RunState.STOPPED)
+    life.hosts["c"] = host("c")
+    life.step(299)
+    assert life.told(reasons.SCHEDULED, "second") == ("False", reasons.VM_NOT_READY)
+    assert life.told(reasons.FINISHED, "second")[0] == "False"
+    life.step(1)
+    assert ended(life, "second") == ("Failed", ("False", reasons.VM_NOT_READY))
+
+
+def test_they_begin_also_when_the_one_before_came_to_nothing() -> None:
+    life = Life(migration("first"), migration("second", created=1))
+    life.step()
+    life.target = None
     life.holds("a", state=RunState.STOPPED)
-    assert isinstance(outlook.of(migration(), life.spec, life.seen(), after(299)), outlook.Wait)
-    assert isinstance(outlook.of(migration(), life.spec, life.seen(), after(300)), outlook.End)
-    mended = dataclasses.replace(broken, state=StepState.SUCCEEDED)
-    life.placement = dataclasses.replace(life.placement, spec=dataclasses.replace(life.spec, steps=(create, mended)))
-    assert isinstance(outlook.of(migration(), life.spec, life.seen(), after(300)), outlook.Wait)
+    life.now = 25
+    life.answer(Verb.PREPARE, reasons.FOREIGN_FILES)  # no copy is left of it, and no step
+    assert ended(life, "first")[0] == "Failed"
+    life.step(299)
+    assert life.told(reasons.FINISHED, "second")[0] == "False"
+    life.step(1)
+    assert ended(life, "second") == ("Failed", ("False", reasons.VM_NOT_READY))
+
+
+def test_one_that_has_the_vm_and_has_not_stopped_it_gives_it_up_at_its_start_deadline() -> None:
+    life = Life(migration(startDeadlineSeconds=20))
+    life.step()
+    assert life.step(19).requeue_after == after(1) - after(0)
+    assert life.open() == [(Verb.PREPARE, "b")]
+    life.step(1)
+    assert ended(life) == ("Failed", ("False", reasons.DEADLINE_EXCEEDED))
+    assert "was to stop the VM by 2026-01-01 12:00:20 UTC" in life.whole(reasons.SUCCEEDED).message
+    assert "The VM was not touched" in life.whole(reasons.SUCCEEDED).message
+    assert (life.spec.lock, life.spec.node_name) == (None, "a")
+    assert life.open() == [(Verb.DISCARD, "b")]
+
+
+def test_a_controller_that_was_away_over_the_start_deadline_does_not_stop_the_vm() -> None:
+    life = Life(migration(startDeadlineSeconds=60))
+    life.step(50)
+    for verb in (Verb.PREPARE, Verb.PREFLIGHT):
+        asked = life.asked(verb)
+        life.tasks[asked.metadata.name] = dataclasses.replace(asked, status=life._done(asked))
+        if verb == Verb.PREPARE:
+            life.step()
+    life.step(3600)
+    assert ended(life) == ("Failed", ("False", reasons.DEADLINE_EXCEEDED))
+    assert (Verb.SEAL, "a") not in life.open()
+
+
+def test_one_that_has_stopped_the_vm_goes_on_past_its_start_deadline() -> None:
+    life = Life(migration(startDeadlineSeconds=60)).go_on_to(Verb.SEAL)
+    life.step(60)
+    assert life.open() == [(Verb.SEAL, "a")]
+    life.answer(Verb.SEAL)
+    assert life.open() == [(Verb.COPY, "a")]
+
+
+def test_at_its_start_deadline_it_does_not_fail_by_what_is_about_to_be_known() -> None:
+    """The controller has just begun to watch."""
+    life = Life(migration(startDeadlineSeconds=60))
+    life.target = None
+    life.hosts["c"] = host("c", lease=None)
+    assert life.step(61).requeue_after == LOOK_AGAIN
+    assert life.told(reasons.SCHEDULED) == ("False", reasons.AGENTS_NOT_SEEN_YET)
+    life.hosts["c"] = host("c")
+    life.step()
+    assert ended(life) == ("Failed", ("False", reasons.NO_FEASIBLE_NODE))
+
+
+def test_of_a_vm_that_is_being_deleted_nothing_succeeds() -> None:
+    life = Life(migration(targetNode="a"))
+    life.vm = vm(deleted=True)
+    life.step()
+    assert life.told(reasons.SCHEDULED) == ("False", reasons.VM_NOT_READY)
+
+
+def test_while_histories_differ_deadlines_are_kept_and_what_is_deleted_may_go() -> None:
+    life = Life(migration(startDeadlineSeconds=60), migration("other", created=1))
+    life.target = None
+    life.step()
+    life.hosts["b"] = host("b", role=Role.INCOMING, epoch_id="of-another-life")
+    assert life.step().requeue_after == after(60) - after(0)
+    other = life.migrations["other"]
+    gone = dataclasses.replace(other.metadata, deletion_timestamp=after(1), finalizers=(FINALIZER,))
+    life.migrations["other"] = dataclasses.replace(other, metadata=gone)
+    assert [m.metadata.name for m in life.decide().release_migrations] == ["other"]
+    life.step(60)
+    assert ended(life) == ("Failed", ("False", reasons.HISTORY_DIVERGED))
 
 
 def test_without_any_hypervisor_no_target_is_known() -> None:
