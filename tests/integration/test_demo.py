@@ -41,6 +41,8 @@ def test_the_demo_shows_every_step_and_cleans_up() -> None:
         assert words in shown.stdout
     # Once at the target of the second move, and once more after its revert: that boot was counted on a disk that is given up.
     assert shown.stdout.count("GUEST boot=3 marker=worker-1") == 2
+    # Two moves, each with the bar of its copy until that was whole.
+    assert shown.stdout.count("  copied [########################] 100%  ") >= 2
 
 
 def test_a_demo_that_is_kept_can_be_gone_on_with_until_it_is_cleaned(tmp_path: Path) -> None:
