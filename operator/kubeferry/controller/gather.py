@@ -1,6 +1,6 @@
 """All reads of a pass, for one VM."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from kubeferry.api.computenode import ComputeNode
@@ -41,9 +41,10 @@ class Gatherer:
         if vm is not None and placement is not None:
             migrations = await self._with_holder(placement.spec.lock, migrations)
         live = frozenset() if placement is None else live_reads(placement.spec, migrations, now)
-        for node in sorted(live):
-            await self._read_host(node)
-        return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=self._hosts(), migrations=migrations, live=live)
+        # Not remembered: its own event wakes the other VMs of that host.
+        read = {node: await self._get(ComputeNode, node, "") for node in sorted(live)}
+        hosts = self._hosts(read)
+        return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=hosts, migrations=migrations, live=live)
 
     async def without_vm(self, namespace: str, name: str) -> tuple[Migration, ...]:
         """The Migrations that name a VM which is not there; none, if it is: then they are gathered with it.
@@ -67,15 +68,6 @@ class Gatherer:
             return migrations
         there = await self._get(Migration, lock.name, lock.namespace)
         return migrations if there is None or there.metadata.uid != lock.uid else (there, *migrations)
-
-    async def _read_host(self, name: str) -> None:
-        host = await self._get(ComputeNode, name, "")
-        if host is not None:
-            self._store.remember(host)
-            return
-        for seen in self._store.hosts():
-            if seen.metadata.name == name:
-                self._store.drop(ComputeNode, ("", name), seen.metadata.uid)
 
     async def _newest(self, seen: Migration) -> Migration | None:
         there = await self._get(Migration, seen.metadata.name, seen.metadata.namespace)
@@ -111,12 +103,15 @@ class Gatherer:
         vm = await self._get(VirtualMachine, name, namespace)
         return vm if vm is not None and vm.metadata.uid == uid else None
 
-    def _hosts(self) -> tuple[Host, ...]:
+    def _hosts(self, read: Mapping[str, ComputeNode | None]) -> tuple[Host, ...]:
+        """As watching has seen them; those that were read as they were read, whatever their versions say: etcd may have been restored."""
         now = self._clock()
+        nodes: dict[str, ComputeNode | None] = {node.metadata.name: node for node in self._store.hosts()}
+        nodes.update(read)
         return tuple(
             Host(name=name, status=node.status, lease_fresh=self._leases.fresh(name, now), fence=_fence(node))
-            for node in self._store.hosts()
-            if node.status is not None and (name := node.metadata.name)
+            for name, node in sorted(nodes.items())
+            if node is not None and node.status is not None
         )
 
 

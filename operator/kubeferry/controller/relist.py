@@ -26,10 +26,11 @@ class Relister:
     async def _relist(self, kind: type[Stored]) -> Keys:
         # What is not in a list, but was known before the list was asked for, is gone.
         ghosts = dict(self._store.known(kind))
+        newest = max(self._store.newest(kind), self._versions.get(kind, 0))
         keys: set[str] = set()
         async for page in self._cluster.pages(kind):
-            # A list older than the last one: etcd was restored, and what it holds now counts although its versions are lower.
-            restored = int(page.resource_version) < self._versions.get(kind, 0)
+            # A list older than what was seen before it: etcd was restored, and what it holds now counts although its versions are lower.
+            restored = int(page.resource_version) < newest
             for body in page.items:
                 metadata = body["metadata"]
                 ghosts.pop((metadata.get("namespace", ""), metadata["name"]), None)

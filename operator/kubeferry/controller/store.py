@@ -124,6 +124,10 @@ class Store:
         refused = {place: found.uid for (of, place), found in self.unreadable.items() if of is kind}
         return refused | {place: held.metadata.uid for place, held in self._objects[kind].items()}
 
+    def newest(self, kind: type[Stored]) -> int:
+        """The highest version that is held of that kind; 0: none is."""
+        return max((int(held.metadata.resource_version) for held in self._objects[kind].values()), default=0)
+
     def concerned(self, node: str) -> Keys:
         """The VMs that are on a node, may have a copy there, or wait for it."""
         host = self._hosts.get(node)

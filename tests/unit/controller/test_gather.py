@@ -149,6 +149,32 @@ async def test_the_host_whose_seal_is_awaited_is_read_live(
     assert [host.name for host in observed.hosts] == ["n2"]
 
 
+async def test_what_was_read_live_counts_although_a_higher_version_was_seen_before_etcd_was_restored(
+    gatherer: Gatherer, server: FakeServer, cluster: Cluster, store: Store, placement: Placement
+) -> None:
+    made = await cluster.create(ComputeNode, Meta(name="n2"))
+    now = await cluster.apply_status(ComputeNode, "n2", load(ComputeNodeStatus, node_status(host="h-n2")))
+    later = dataclasses.replace(made.metadata, resource_version="900")
+    store.remember(dataclasses.replace(now, metadata=later, status=load(ComputeNodeStatus, node_status(host="of-a-lost-history"))))
+    await cluster.replace(Placement, placement.metadata, ledger.ask(placement.spec, Verb.SEAL, "n2", "h-n2", NOON, grace=0))
+    (host,) = (await gatherer.gather(placement.metadata.name, datetime.now(UTC))).hosts
+    assert host.status.host_id == "h-n2"
+    del server.objects[Ref(endpoint(ComputeNode), "n2")]
+    assert (await gatherer.gather(placement.metadata.name, datetime.now(UTC))).hosts == ()
+
+
+async def test_a_live_read_swallows_no_news_of_the_hosts_other_vms(
+    gatherer: Gatherer, cluster: Cluster, store: Store, placement: Placement
+) -> None:
+    store.remember(await cluster.create(ComputeNode, Meta(name="n2")))
+    body = vm_body("web-1", node="n2")
+    store.put(VirtualMachine, body | {"metadata": body["metadata"] | {"uid": "another", "resourceVersion": "1"}})
+    told = await cluster.apply_status(ComputeNode, "n2", load(ComputeNodeStatus, node_status(host="h-n2")))
+    await cluster.replace(Placement, placement.metadata, ledger.ask(placement.spec, Verb.SEAL, "n2", "h-n2", NOON, grace=0))
+    await gatherer.gather(placement.metadata.name, datetime.now(UTC))
+    assert "another" in store.remember(told)
+
+
 async def test_a_fence_is_gathered_by_the_boot_that_it_names(
     gatherer: Gatherer, store: Store, vm: VirtualMachine, placement: Placement
 ) -> None:

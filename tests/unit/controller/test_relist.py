@@ -107,6 +107,34 @@ async def test_a_list_that_breaks_off_removes_nothing(relister: Relister, server
     assert store.vm(uid) is not None
 
 
+async def test_after_a_restore_of_etcd_versions_lower_than_what_watching_saw_count(
+    relister: Relister, server: FakeServer, store: Store
+) -> None:
+    """Its revision has passed that of the last list since."""
+    uid = await made(server)
+    await relister.relist()
+    backup = dict(server.objects[VM])
+    store.put(VirtualMachine, backup | {"metadata": backup["metadata"] | {"resourceVersion": "900", "labels": {"a": "new"}}})
+    server._version = 500
+    assert await relister.relist() == {uid}
+    vm = store.vm(uid)
+    assert vm is not None
+    assert vm.metadata.labels == {}
+    assert await relister.relist() == frozenset()
+
+
+async def test_what_came_newer_while_the_list_was_read_stays(relister: Relister, server: FakeServer, store: Store) -> None:
+    uid = await made(server)
+    await relister.relist()
+    newer = dict(server.objects[VM])
+    newer |= {"metadata": newer["metadata"] | {"resourceVersion": "900", "labels": {"a": "new"}}}
+    server.before["list VirtualMachine *"] = [lambda: store.put(VirtualMachine, newer)]
+    await relister.relist()
+    vm = store.vm(uid)
+    assert vm is not None
+    assert vm.metadata.labels == {"a": "new"}
+
+
 async def test_after_a_restore_of_etcd_lower_versions_count(relister: Relister, server: FakeServer, store: Store) -> None:
     uid = await made(server)
     backup = dict(server.objects[VM])
