@@ -1,4 +1,7 @@
-"""etcd, the Kubernetes control plane and kubectl, built from Go modules into the cache: once, and again when an input changes."""
+"""etcd, the Kubernetes control plane and kubectl, built from Go modules into the cache: once, and again when an input changes.
+
+What `KUBEBUILDER_ASSETS` holds in a version that fits is linked there instead.
+"""
 
 import hashlib
 import os
@@ -6,11 +9,11 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import golang, paths
+from lab import assets, golang, paths
 from lab.locks import locked
 from lab.progress import say, ticking
 from lab.steps import LabError, tail
@@ -22,6 +25,9 @@ BUILD = ("build", "-mod=readonly", "-trimpath", "-tags", "selinux,notest,grpcnot
 ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
 
 
+KUBERNETES = "k8s.io/kubernetes"
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A binary, the wrapper module that pins it and the Go package that makes it."""
@@ -29,15 +35,17 @@ class Tool:
     name: str
     module: Path
     package: str
+    versioned: str
+    """The Go module that has its version."""
 
 
 TOOLS = {
     tool.name: tool
     for tool in (
-        Tool("etcd", MODULES / "etcd", "go.etcd.io/etcd/server/v3"),
-        Tool("kubectl", MODULES / "kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
-        Tool("kube-apiserver", MODULES / "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"),
-        Tool("kube-controller-manager", MODULES / "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+        Tool("etcd", MODULES / "etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
+        Tool("kubectl", MODULES / "kubernetes", "k8s.io/kubernetes/cmd/kubectl", KUBERNETES),
+        Tool("kube-apiserver", MODULES / "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES),
+        Tool("kube-controller-manager", MODULES / "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", KUBERNETES),
     )
 }
 
@@ -56,7 +64,12 @@ def module_version(go_mod: str, module: str) -> str:
 
 def kubernetes_version() -> str:
     """The version of Kubernetes that the lab runs, as `v1.N.N`."""
-    return module_version((MODULES / "kubernetes" / "go.mod").read_text(), "k8s.io/kubernetes")
+    return version(TOOLS["kubectl"])
+
+
+def version(tool: Tool) -> str:
+    """The version of a tool that the lab builds, as `vN.N.N`."""
+    return module_version((tool.module / "go.mod").read_text(), tool.versioned)
 
 
 def bin_directory() -> Path:
@@ -98,6 +111,9 @@ def ensure(names: Sequence[str] = tuple(TOOLS)) -> Path:
     """
     directory = bin_directory()
     arguments = [*BUILD, "-ldflags", linker_flags(kubernetes_version())]
+    given = {name: asset for name in names if (asset := assets.found(name, version(TOOLS[name]))) is not None}
+    names = [name for name in names if name not in given]
+    _link(directory, given)
     if all(_fresh(directory, TOOLS[name], arguments) for name in names):
         return directory
     lock = directory.parent / "build.lock"
@@ -112,6 +128,18 @@ def ensure(names: Sequence[str] = tuple(TOOLS)) -> Path:
             for number, tool in enumerate(wanted, start=1):
                 _build(go, tool, arguments, directory, f"building {tool.name} ({number} of {len(wanted)})")
     return directory
+
+
+def _link(directory: Path, given: Mapping[str, Path]) -> None:
+    for name, asset in given.items():
+        if (directory / name).resolve() == asset.resolve():
+            continue
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory.parent / "build.lock", seconds=BUILD_SECONDS):
+            say(f"{name} linked to {asset}")
+            (directory / f"{name}.stamp").unlink(missing_ok=True)  # where it is given no more, it is built
+            (directory / name).unlink(missing_ok=True)
+            (directory / name).symlink_to(asset)
 
 
 def _fresh(directory: Path, tool: Tool, arguments: Sequence[str]) -> bool:

@@ -50,7 +50,7 @@ def test_both_version_packages_are_told_the_version() -> None:
 def tool(tmp_path: Path) -> Tool:
     (tmp_path / "go.mod").write_text("module m\n")
     (tmp_path / "go.sum").write_text("sums\n")
-    return Tool("t", tmp_path, "example.org/t")
+    return Tool("t", tmp_path, "example.org/t", "example.org")
 
 
 def test_a_stamp_is_the_same_for_the_same_inputs(tool: Tool) -> None:
