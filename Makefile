@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAB := PYTHONPATH=hack:operator $(BIN)/python -m lab
 
-.PHONY: help setup demo lab clean-lab test unit simulation lint generate lock clean
+.PHONY: help setup demo lab clean-lab test unit simulation bench-migration lint generate lock clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -33,13 +33,16 @@ clean-lab: $(VENV)/.ready ## stop every lab and remove all that it left, by its 
 	@$(LAB) clean
 
 test: setup ## every test, on the real thing
-	$(BIN)/pytest
+	$(BIN)/pytest -n 4 --dist loadgroup
 
 unit: $(VENV)/.ready ## the tests that need nothing but Python: seconds
 	$(BIN)/pytest tests/unit tests/contract
 
 simulation: $(VENV)/.ready ## SEEDS=N lives of two VMs under every fault, on all cores; SEED=K replays one
 	@PYTHONPATH=tests/support:operator $(BIN)/python -m simulated $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
+
+bench-migration: setup ## one migration beside its unavoidable parts, into build/bench/migration.json
+	@PYTHONPATH=hack:operator $(BIN)/python hack/bench/migration.py
 
 lint: $(VENV)/.ready ## ruff, mypy strict, layers, generated files up to date
 	$(BIN)/ruff format --check .

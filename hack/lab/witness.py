@@ -10,19 +10,21 @@ ELSEWHERE = "elsewhere"
 """Stands for a host's name where a process is on none of the lab's."""
 
 
-def is_qemu(pid: int, uid: str) -> bool:
-    """Whether that process is a living QEMU whose command line names this uid of a VM."""
+def qemu_uuid(pid: int) -> str | None:
+    """The uuid of the guest that a process runs; None: it is no living QEMU with one."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
-        return False
+        return None
     # A process that became a zombie has no command line, so it is not counted.
-    return b"qemu-system" in words[0] and any(uid.encode() in word for word in words)
+    if b"qemu-system" not in words[0] or b"-uuid" not in words[:-1]:
+        return None
+    return words[words.index(b"-uuid") + 1].decode()
 
 
 def qemu_processes(uid: str) -> list[int]:
     """Pids of the living QEMU processes of a VM."""
-    return [pid for pid in pids() if is_qemu(pid, uid)]
+    return [pid for pid in pids() if qemu_uuid(pid) == uid]
 
 
 def pids() -> list[int]:

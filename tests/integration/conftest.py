@@ -3,14 +3,18 @@
 import itertools
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lab_people import Caller
+from watcher import Watcher
 
+from lab.guest import read_file
 from lab.lab import Lab
-from lab.steps import NotYet, wait_until
+from lab.steps import NotYet, run, wait_until
 from lab.witness import qemu_by_host
 
 LOGS = Path(__file__).resolve().parents[2] / "build" / "test-logs"
@@ -49,15 +53,30 @@ def admin(api: Lab, room: str) -> Caller:
     return Caller(api, "admin", room)
 
 
+@pytest.fixture(scope="session")
+def witness() -> Iterator[Watcher]:
+    """Sees every guest of the machine, all the time."""
+    with Watcher() as watcher:
+        yield watcher
+
+
 @pytest.fixture
-def namespace(lab: Lab) -> Iterator[str]:
-    """A namespace of the test's own. Its VMs are off afterwards: a guest that idles takes 3 % of a processor from those that follow."""
+def namespace(lab: Lab, witness: Watcher) -> Iterator[str]:
+    """A namespace of the test's own. Its VMs are off afterwards: a guest that idles takes 3 % of a processor from those that follow.
+
+    Whatever the test was about: none of them ever ran twice, and its disk is whole where status says it is.
+    """
     name = f"test-{next(_numbers)}"
     lab.kubectl("create", "namespace", name)
     wait_until("the controller to see every agent alive", lambda: none_silent(lab), seconds=90, log=lab.log("controller"))
     yield name
-    for vm in json.loads(lab.kubectl("get", "fvm", "-n", name, "-o", "json").stdout)["items"]:
+    vms = json.loads(lab.kubectl("get", "fvm", "-n", name, "-o", "json").stdout)["items"]
+    for vm in vms:
         switch_off(lab, vm["metadata"]["uid"])
+    for vm in vms:
+        if ran := witness.most_of[vm["metadata"]["uid"]]:
+            assert ran == 1
+            assert_whole(lab, vm)
 
 
 @pytest.fixture
@@ -77,6 +96,26 @@ def none_silent(lab: Lab) -> None:
             alive[told["node"]] = told["alive"]
     if silent := [node for node in lab.hosts if alive.get(node) is False]:
         raise NotYet(f"{', '.join(silent)} count as silent")
+
+
+def assert_whole(lab: Lab, vm: dict[str, Any]) -> None:
+    """A VM that ran has its one ACTIVE copy where status says it is, with a disk on which its guest has counted its boots."""
+    meta = vm["metadata"]
+
+    def told() -> str:
+        now = json.loads(lab.kubectl("get", "fvm", meta["name"], "-n", meta["namespace"], "-o", "json").stdout)
+        nodes = json.loads(lab.kubectl("get", "computenodes", "-o", "json").stdout)["items"]
+        held = [(n["metadata"]["name"], item) for n in nodes for item in n["status"].get("inventory", ()) if item["uid"] == meta["uid"]]
+        if [name for name, item in held if item["role"] == "ACTIVE"] != [now["status"]["nodeName"]]:
+            raise NotYet(f"{now['status']['nodeName']} was expected to have the ACTIVE copy: {held}")
+        return str(now["status"]["nodeName"])
+
+    node = wait_until(f"the one ACTIVE copy of {meta['name']} where its status says", told, seconds=60, log=lab.log("controller"))
+    (disk,) = (lab.hosts[node].root / "instances" / meta["uid"]).glob("root.*")
+    with tempfile.TemporaryDirectory() as directory:
+        raw = Path(directory, "raw")
+        run(["qemu-img", "convert", "-f", disk.suffix[1:], "-O", "raw", disk, raw])
+        assert int(read_file(raw, "/boots")) >= 1
 
 
 def switch_off(lab: Lab, uid: str) -> None:

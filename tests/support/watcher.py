@@ -1,11 +1,12 @@
-"""An outside witness: samples /proc of the machine, which sees the processes of every host, for the QEMU processes of one VM."""
+"""An outside witness: samples /proc of the machine, which sees the processes of every host, for the QEMU processes of VMs."""
 
 import threading
 import time
+from collections import defaultdict
 from types import TracebackType
 from typing import Self
 
-from lab.witness import is_qemu, pids, qemu_processes
+from lab.witness import pids, qemu_processes, qemu_uuid
 
 __all__ = ["Watcher", "qemu_processes"]
 
@@ -18,37 +19,43 @@ SETTLED = 5.0
 
 
 class Watcher:
-    """Counts, while it is open, how many QEMU processes of a VM exist at once."""
+    """Counts, while it is open, how many QEMU processes of a VM exist at once; without a VM, of each."""
 
-    def __init__(self, uid: str) -> None:
+    def __init__(self, uid: str = "") -> None:
         self._uid = uid
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"watcher {uid}")
-        self._others: dict[int, float] = {}  # processes that are not the VM's: first seen when
+        self._others: dict[int, float] = {}  # processes that are no guest: first seen when
         self.samples = 0
-        self.most = 0
-        """The most that were seen at once."""
+        self.most_of: dict[str, int] = defaultdict(int)
+        """The most that were seen at once, by uid of the VM."""
         self.seen: list[int] = []
         """The pids of all that were seen, the oldest first."""
+
+    @property
+    def most(self) -> int:
+        """The most that were seen at once of one VM."""
+        return max(self.most_of.values(), default=0)
 
     def _watch(self) -> None:
         while not self._stop.is_set():
             started = time.monotonic()
-            alive = self._look(started)
-            self.most = max(self.most, len(alive))
-            self.seen += [pid for pid in alive if pid not in self.seen]
+            for uid, alive in self._look(started).items():
+                if self._uid in ("", uid):
+                    self.most_of[uid] = max(self.most_of[uid], len(alive))
+                    self.seen += [pid for pid in alive if pid not in self.seen]
             self.samples += 1
             self._stop.wait(max(0.0, SAMPLE_EVERY - (time.monotonic() - started)))
 
-    def _look(self, now: float) -> list[int]:
+    def _look(self, now: float) -> dict[str, list[int]]:
         there = pids()
         self._others = {pid: self._others[pid] for pid in there if pid in self._others}
-        alive = []
+        alive = defaultdict(list)
         for pid in there:
             if now - self._others.get(pid, now) > SETTLED:
                 continue
-            if is_qemu(pid, self._uid):
-                alive.append(pid)
+            if uid := qemu_uuid(pid):
+                alive[uid].append(pid)
             else:
                 self._others.setdefault(pid, now)
         return alive

@@ -80,7 +80,8 @@ def _removed(names: frozenset[str]) -> Iterator[None]:
 def play_all(seeds: Iterable[int], *, profile: str | None = None, without: frozenset[str] = frozenset()) -> Iterator[Outcome]:
     """Play seeds on all cores; what comes of each, in their order. Whoever has seen enough may stop."""
     cores = os.cpu_count() or 1
-    with ProcessPoolExecutor(cores) as pool:
+    # Lives give way to guests that run beside them.
+    with ProcessPoolExecutor(cores, initializer=os.nice, initargs=(10,)) as pool:
         waiting: deque[Future[list[Outcome]]] = deque()
         left = iter(seeds)
         while chunk := list(islice(left, CHUNK)):

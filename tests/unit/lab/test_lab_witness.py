@@ -1,6 +1,7 @@
 """Processes that stand for QEMU, seen from outside."""
 
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ from lab.record import Identity
 from lab.steps import LabError, NotYet, wait_until
 from lab.witness import ELSEWHERE, qemu_by_host, qemu_processes
 
-UID = "0d1ab8c2-7a53-4c5e-9a0e-0f7d6c1b2a33"
+UID = str(uuid.uuid4())
+"""Of no other run of these tests on this machine."""
 
 
 class HereHost:
