@@ -18,6 +18,7 @@ class DiskFormat(StrEnum):
     """Image format of a disk. Always explicit: probing lets a guest choose which host files are read."""
 
     RAW = "raw"
+    QCOW2 = "qcow2"
 
 
 class DiskBus(StrEnum):

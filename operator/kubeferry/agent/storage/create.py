@@ -11,10 +11,11 @@ from kubeferry.agent.storage.allow import HOST_PATHS, KERNEL_PATHS, open_allowed
 from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.instance import Instance, check_files, instance_exists, open_instance
 from kubeferry.agent.storage.layout import BOOT_LIMIT, INITRD, KERNEL, PART, disk_file
+from kubeferry.agent.storage.qcow2 import resize, virtual_size
 from kubeferry.agent.storage.space import allocated_bytes
 from kubeferry.agent.storage.sparse import copy_sparse
 from kubeferry.api import reasons
-from kubeferry.api.domain import Domain, DomainDisk
+from kubeferry.api.domain import DiskFormat, Domain, DomainDisk
 from kubeferry.core.journal import JournalDisk
 
 MARGIN = 64 << 20
@@ -29,8 +30,8 @@ class _File:
     source: str
     allowed: tuple[str, ...]
     key: str
-    capacity: int | None
-    """Bytes of a disk; None: as large as the source."""
+    disk: DomainDisk | None
+    """None: it is no disk, and as large as the source."""
 
 
 def bytes_needed(domain: Domain, allow: AllowList, found: Mapping[str, os.stat_result]) -> int:
@@ -114,7 +115,7 @@ def _files(domain: Domain, allow: AllowList) -> list[_File]:
     files = [_File(KERNEL, boot.kernel_path, allow.kernel_paths, KERNEL_PATHS, None)]
     if boot.initrd_path is not None:
         files.append(_File(INITRD, boot.initrd_path, allow.kernel_paths, KERNEL_PATHS, None))
-    files += [_File(disk_file(disk), _path(disk), allow.host_paths, HOST_PATHS, disk.capacity) for disk in domain.disks]
+    files += [_File(disk_file(disk), _path(disk), allow.host_paths, HOST_PATHS, disk) for disk in domain.disks]
     names = [file.name for file in files]
     if twice := {name for name in names if names.count(name) > 1}:
         raise StorageError(reasons.INVALID_TASK, f"more than one disk would be {', '.join(sorted(twice))}; name each disk once")
@@ -131,18 +132,34 @@ def _path(disk: DomainDisk) -> str:
 def _source(file: _File) -> Iterator[int]:
     fd = open_allowed(file.source, file.allowed, file.key)
     try:
-        size = os.fstat(fd).st_size
-        if file.capacity is None and size > BOOT_LIMIT:
+        with storage_errors(f"read {file.source}"):
+            size = _size(fd, file)
+        if file.disk is None and size > BOOT_LIMIT:
             raise StorageError(
                 reasons.SOURCE_UNUSABLE, f"{file.source} has {size} bytes, a kernel or an initrd may have {BOOT_LIMIT}; see what it is"
             )
-        if file.capacity is not None and size > file.capacity:
+        if file.disk is not None and size > file.disk.capacity:
             raise StorageError(
-                reasons.SOURCE_UNUSABLE, f"{file.source} has {size} bytes, the disk's capacity is {file.capacity}; raise the capacity"
+                reasons.SOURCE_UNUSABLE, f"{file.source} has {size} bytes, the disk's capacity is {file.disk.capacity}; raise the capacity"
             )
         yield fd
     finally:
         os.close(fd)
+
+
+def _size(fd: int, file: _File) -> int:
+    """Bytes of a source, of a disk as its guest sees them."""
+    if file.disk is not None and file.disk.format == DiskFormat.QCOW2:
+        return virtual_size(fd, file.source)
+    return os.fstat(fd).st_size
+
+
+def _enlarge(fd: int, disk: DomainDisk, path: Path) -> None:
+    """Have the guest see the disk's capacity."""
+    if disk.format == DiskFormat.RAW:
+        os.ftruncate(fd, disk.capacity)
+    elif virtual_size(fd, str(path)) < disk.capacity:  # looked at anew: it is this file that QEMU opens
+        resize(path, disk.capacity)
 
 
 def _make(instance: Instance, file: _File, source: int) -> None:
@@ -151,8 +168,8 @@ def _make(instance: Instance, file: _File, source: int) -> None:
         target = instance.create(part)
         try:
             copy_sparse(source, target)
-            if file.capacity is not None:
-                os.ftruncate(target, file.capacity)
+            if file.disk is not None:
+                _enlarge(target, file.disk, instance.path / part)
             os.fsync(target)
             instance.publish(target, part, file.name)
         except (OSError, StorageError):
