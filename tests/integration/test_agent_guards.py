@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from lab_vm import VIRSH, Vm, boot_vm, migrate
 
 from kubeferry.api import reasons
 from lab.guest import wait_heartbeats
+from lab.hosts import Host
 from lab.lab import Lab
 from lab.steps import NotYet, wait_until
 
@@ -38,20 +40,37 @@ def test_no_copier_outlives_its_agent(lab: Lab, namespace: str) -> None:
     with target.slow("8mbit"):
         migration = migrate(vm, targetNode="worker-2")
         migration.in_mid_copy()
-        assert target.run(["pgrep", "-f", "ssh-serve"], check=False).stdout.split()
+        assert pids(source, "send-copy")
+        assert pids(target, "ssh_serve|receive-copy")
         lab.kill_agent("worker-1")
 
         def none_left() -> None:
-            left = source.run(["pgrep", "-f", "kubeferry.cli.main agent"], check=False).stdout.split()
-            serving = target.run(["pgrep", "-f", "ssh-serve"], check=False).stdout.split()
-            parts = list(vm.directory("worker-2").glob("*.part"))
-            if left or serving or parts:
-                raise NotYet(f"agent {left}, ssh-serve {serving}, parts {parts}")
+            if left := pids(source, "kubeferry.cli") + pids(target, "ssh_serve|receive-copy"):
+                raise NotYet(f"{left} run")
 
         wait_until("all that copied to be gone", none_left, seconds=60, log=lab.log("agent-worker-2"))
         lab.start_agent("worker-1")
     assert migration.target() == "worker-2"
     vm.wait_console("worker-2", "GUEST boot=2 marker=worker-1")
+
+
+@pytest.mark.parametrize("process", ["send-copy", "receive-copy"])
+def test_a_copier_that_dies_is_begun_anew_by_its_agent(lab: Lab, namespace: str, process: str) -> None:
+    vm = boot_vm(lab, namespace, process, "worker-1")
+    host = lab.hosts["worker-1" if process == "send-copy" else "worker-2"]
+    with lab.hosts["worker-2"].slow("8mbit"):
+        migration = migrate(vm, targetNode="worker-2")
+        migration.in_mid_copy()
+        for pid in pids(host, process):
+            host.run(["kill", "-9", pid])
+    assert migration.target() == "worker-2"
+    vm.wait_console("worker-2", "GUEST boot=2 marker=worker-1")
+    assert vm.placement()["move"]["copyTries"] == 1
+
+
+def pids(host: Host, pattern: str) -> list[str]:
+    """Of the processes of a host whose command lines match."""
+    return host.run(["pgrep", "-f", pattern], check=False).stdout.split()
 
 
 def test_a_vm_that_can_not_be_proved_stopped_is_not_copied(lab: Lab, namespace: str) -> None:

@@ -53,7 +53,10 @@ MIGRATIONS: list[Any] = [
     pytest.param({"shutdownTimeoutSeconds": 3601}, "less than or equal to 3600", id="shutdown"),
     pytest.param({"targetNode": ""}, "targetNode in body should be at least 1 chars long", id="target-empty"),
     pytest.param({"targetNode": "n" * 254}, "Too long", id="target-long"),
-    pytest.param({"bandwidthLimit": "200Mi"}, 'unknown field "spec.bandwidthLimit"', id="not-yet"),
+    pytest.param({"bandwidthLimit": "63Ki"}, "bandwidthLimit is bytes a second, at least 64Ki", id="bandwidth-low"),
+    pytest.param({"bandwidthLimit": 65535}, "bandwidthLimit is bytes a second, at least 64Ki", id="bandwidth-number"),
+    pytest.param({"bandwidthLimit": "fast"}, "spec.bandwidthLimit", id="bandwidth"),
+    pytest.param({"resize": {}}, 'unknown field "spec.resize"', id="not-yet"),
 ]
 
 
@@ -71,7 +74,9 @@ def test_where_a_migration_comes_from_and_goes_to_is_neither_set_changed_nor_rem
     assert refused in patch(api, "fmig", "with", room, {"spec": {field: None}})
     assert refused in patch(api, "fmig", "without", room, {"spec": {field: "worker-2"}})
     assert "virtualMachine is immutable" in patch(api, "fmig", "with", room, {"spec": {"virtualMachine": {"name": "web-1"}}})
-    assert "patched" in patch(api, "fmig", "with", room, {"spec": {"startDeadlineSeconds": 60, "shutdownTimeoutSeconds": 5}})
+    may_change = {"startDeadlineSeconds": 60, "shutdownTimeoutSeconds": 5, "bandwidthLimit": "200Mi"}
+    assert "patched" in patch(api, "fmig", "with", room, {"spec": may_change})
+    assert "patched" in patch(api, "fmig", "with", room, {"spec": {"bandwidthLimit": 65536}})
 
 
 def decided(value: str) -> dict[str, Any]:
@@ -124,7 +129,7 @@ VMS: list[Any] = [
     pytest.param([volume("root", source={})], "source.hostPath: Required value", id="no-source"),
     pytest.param([volume("root", capacity="0")], "capacity in body should match", id="no-capacity"),
     pytest.param([volume("root", capacity="lots")], "capacity in body should match", id="no-quantity"),
-    pytest.param([volume("root", format="qcow2")], 'Unsupported value: "qcow2"', id="not-yet"),
+    pytest.param([volume("root", format="vmdk")], 'Unsupported value: "vmdk"', id="not-yet"),
     pytest.param([volume("../root")], "name in body should match", id="path"),
     pytest.param([], "should have at least 1 items", id="none"),
 ]
@@ -164,9 +169,20 @@ def test_a_task_has_the_block_of_its_verb_and_no_other_and_never_changes(api: La
     for blocks in ({}, stop, seal | stop):
         assert refused in apply(api, task(**blocks), room)
     assert "created" in apply(api, task(**seal), room)
-    for change in ({"epoch": 2}, {"node": "worker-2"}, {"seal": {"shutdownTimeoutSeconds": 2}}, {"epochId": "f"}):
-        assert "a HostTask is immutable" in patch(api, "ht", "t-1", room, {"spec": change})
+    for change in ({"epoch": 2}, {"node": "worker-2"}, {"seal": {"shutdownTimeoutSeconds": 2}}, {"epochId": "f"}, {"seal": None} | stop):
+        assert f"{next(iter(change))} is immutable" in patch(api, "ht", "t-1", room, {"spec": change})
     assert "patched" in patch(api, "ht", "t-1", room, {"status": {"phase": "Running"}}, "--subresource=status")
+
+
+def test_of_a_copy_that_is_asked_only_its_speed_changes(api: Lab, room: str) -> None:
+    asked = task("t-copy", verb="Copy", copy={"target": "worker-2", "targetHostId": "h2"})
+    assert "created" in apply(api, asked, room)
+    for limit in (1 << 20, "2Mi", None):
+        assert "patched" in patch(api, "ht", "t-copy", room, {"spec": {"copy": {"bandwidthLimit": limit}}})
+    for change in ({"target": "worker-3"}, {"targetHostId": "h3"}):
+        assert f"{next(iter(change))} is immutable" in patch(api, "ht", "t-copy", room, {"spec": {"copy": change}})
+    moved = {"verb": "Seal", "copy": None, "seal": {"shutdownTimeoutSeconds": 1}}
+    assert "copy is immutable" in patch(api, "ht", "t-copy", room, {"spec": moved})
 
 
 def test_a_placement_bears_its_vms_uid_and_its_epoch_never_falls(api: Lab, room: str) -> None:

@@ -88,12 +88,19 @@ def test_a_controller_whose_port_is_taken_ends_and_says_so(lab: Lab) -> None:
 def test_every_log_line_of_a_task_names_vm_migration_node_epoch_and_verb(lab: Lab, namespace: str) -> None:
     vm = boot_vm(lab, namespace, "logged", "worker-2")
     migration = migrate(vm)
-    migration.target()
+    target = migration.target()
     lines = [json.loads(line) for line in lab.log("agent-worker-2").read_text().splitlines() if line.startswith("{")]
     mine = [line for line in lines if line.get("vm_uid") == vm.uid and line.get("epoch", 0) > 1]
     assert {line["verb"] for line in mine if "task" in line} == {"Preflight", "Seal", "Copy"}
     names = {"vm": f"{namespace}/logged", "migration": f"{namespace}/logged", "node": "worker-2", "epoch": 2}
     assert all(line.items() >= names.items() for line in mine if "task" in line)
+    served = [json.loads(line) for line in lab.log(f"agent-{target}").read_text().splitlines() if '"command"' in line and vm.uid in line]
+    assert {(line["command"], line["verb"]) for line in served} == {
+        ("probe-storage", "Preflight"),
+        ("make-instance-dir", "Preflight"),
+        ("receive", "Copy"),
+    }
+    assert all(line.items() >= (names | {"node": target}).items() for line in served)
     told = [json.loads(line) for line in lab.log("controller").read_text().splitlines() if line.startswith("{")]
     passes = [line for line in told if line.get("vm_uid") == vm.uid and line["event"] == "task created" and line["epoch"] == 2]
     assert {line["verb"] for line in passes} == {"Prepare", "Preflight", "Seal", "Copy", "Activate"}

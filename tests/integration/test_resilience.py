@@ -50,23 +50,6 @@ def test_a_copy_goes_on_while_the_controller_is_dead(lab: Lab, namespace: str) -
     assert list(vm.processes()) == ["worker-2"]
 
 
-@pytest.mark.parametrize("victim", ["worker-1", "worker-2"], ids=["source", "target"])
-def test_a_copy_whose_agent_is_killed_starts_anew_and_comes_to_the_same(lab: Lab, namespace: str, victim: str) -> None:
-    vm = boot_vm(lab, namespace, f"cut-{victim}", "worker-1")
-    with Watcher(vm.uid) as watcher:
-        with lab.hosts["worker-2"].slow(SLOW):
-            migration = migrate(vm, targetNode="worker-2")
-            migration.in_mid_copy()
-            lab.kill_agent(victim)
-            lab.start_agent(victim)
-        assert migration.target() == "worker-2"
-        vm.wait_console("worker-2", "GUEST boot=2 marker=worker-1")
-    assert len(bytes.fromhex(migration.status()["transfer"]["digest"])) == 32
-    assert watcher.most == 1
-    assert list(vm.processes()) == ["worker-2"]
-    assert vm.placement()["epoch"] == 2
-
-
 def test_a_target_that_loses_power_in_mid_copy_is_not_needed_to_go_back(lab: Lab, namespace: str) -> None:
     vm = boot_vm(lab, namespace, "powerless", "worker-1")
     before = wait_heartbeats(vm.disk("worker-1"), [])
@@ -97,7 +80,7 @@ def test_a_copy_that_breaks_three_times_leads_back(lab: Lab, namespace: str) -> 
             migration.in_mid_copy()
             lab.kill_agent("worker-2")
             lab.sshd("worker-2").kill()
-            for pid in lab.hosts["worker-2"].run(["pgrep", "-f", "ssh-serve|sshd:"], check=False).stdout.split():
+            for pid in lab.hosts["worker-2"].run(["pgrep", "-f", "ssh_serve|sshd:"], check=False).stdout.split():
                 lab.hosts["worker-2"].run(["kill", "-9", pid], check=False)
         try:
             phase, succeeded, reason = migration.end()

@@ -88,6 +88,8 @@ def test_the_controller_writes_placements_and_asks_tasks_and_no_agent_does(api: 
         own.may_not(cannot("create", resource), *CREATE, body=body)
         controller.may(*CREATE, body=body)
     own.may_not(cannot("delete", "hosttasks"), "delete", "hosttask", "worker-1")
+    own.may_not(cannot("get", "hosttasks"), "patch", "hosttask", "worker-1", *merge(copy={"bandwidthLimit": 1}))
+    controller.may("patch", "hosttask", "worker-1", "--type=merge", "-p", "{}")
     controller.may("delete", "hosttask", "worker-1")
     stored = json.loads(own.may("get", "placement", name, "-o", "json"))
     stored["spec"]["seq"] += 1

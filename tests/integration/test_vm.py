@@ -185,7 +185,7 @@ def test_a_node_that_is_not_there_is_told_by_name(lab: Lab, namespace: str) -> N
         (("spec", "template", "spec", "domain", "memory", "guest"), 0, "greater than or equal to 1"),
         (("spec", "template", "spec", "domain", "firmware", "kernelBoot", "kernelPath"), "vmlinuz", "should match"),
         (("spec", "template", "spec", "volumes", 0, "name"), "../root", "should match"),
-        (("spec", "template", "spec", "volumes", 0, "localDisk", "format"), "qcow2", "Unsupported value"),
+        (("spec", "template", "spec", "volumes", 0, "localDisk", "format"), "vmdk", "Unsupported value"),
     ],
 )
 def test_what_the_api_server_can_refuse_it_refuses_by_name(

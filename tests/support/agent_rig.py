@@ -26,6 +26,7 @@ from kubeferry.agent.sealer import Sealer
 from kubeferry.agent.settings import AgentSettings
 from kubeferry.agent.starter import Starter
 from kubeferry.agent.stopped import StopProof
+from kubeferry.agent.transfer.children import Children
 from kubeferry.agent.transfer.keys import ensure_keys
 from kubeferry.agent.transfer.peers import Outbound, Peers
 from kubeferry.agent.transfer.receivers import Receivers
@@ -45,6 +46,7 @@ HOST_ID = "host-a"
 PLACEMENT = Ref(endpoint(Placement), UID)
 NODE = Ref(endpoint(ComputeNode), "a")
 READ_PLACEMENT = f"get {PLACEMENT}"
+CHILDREN = Children("text", held=())
 TELL_NODE = f"patch status of {NODE}"
 
 
@@ -111,7 +113,7 @@ class Rig:
             discarder=Discarder(machine, self.journals, proof),
             proof=proof,
             peers=peers,
-            outbound=Outbound(machine, peers, keys),
+            outbound=Outbound(machine, peers, keys, CHILDREN),
             starter=Starter(machine, self.cluster, self.journals, self.calls, self.publisher, self.clock.time),
             revivals=revivals,
         )

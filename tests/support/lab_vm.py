@@ -204,6 +204,18 @@ def vm_manifest(name: str, node: str = "worker-1", *, path: str = "/var/lib/kube
     }
 
 
+def with_data(manifest: dict[str, Any], node: str, root: str, data: str) -> dict[str, Any]:
+    """The VM with a qcow2 image as its root disk, and a second disk, raw."""
+    spec = manifest["spec"]["template"]["spec"]
+    spec["domain"]["devices"]["disks"].append({"name": "data"})
+    images = (("root", root, "qcow2", "96Mi"), ("data", data, "raw", "40Mi"))
+    spec["volumes"] = [
+        {"name": name, "localDisk": {"capacity": capacity, "format": kind, "source": {"hostPath": {"node": node, "path": path}}}}
+        for name, path, kind, capacity in images
+    ]
+    return manifest
+
+
 def create_vm(lab: Lab, namespace: str, name: str, node: str = "worker-1", **options: Any) -> Vm:
     """Apply a VM."""
     lab.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(vm_manifest(name, node, **options)))

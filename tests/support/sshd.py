@@ -6,7 +6,8 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from builders import UID, domain
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.settings import AgentSettings
-from kubeferry.agent.transfer import wire
+from kubeferry.agent.transfer import tls, wire
+from kubeferry.agent.transfer.children import Children
 from kubeferry.agent.transfer.digest import digest
 from kubeferry.agent.transfer.keys import Keys, ensure_keys
 from kubeferry.agent.transfer.receivers import Receivers
+from kubeferry.agent.transfer.sender import Copy, opened
 from kubeferry.agent.transfer.service import TransferService
 from kubeferry.agent.transfer.sshd import authorized_keys, write_authorized_keys, write_sshd
-from kubeferry.agent.transfer.wire import Announcement, Answer, AnswerState, Digests, FileHeader, FrameType, Request
+from kubeferry.agent.transfer.throttle import Throttle
+from kubeferry.agent.transfer.wire import Announcement, Answer, AnswerState, DataPort, FileHeader, FrameType, Request
 from kubeferry.api.computenode import SshEndpoint
 from kubeferry.api.domain import DiskFormat, DiskSource, Domain, DomainDisk, HostPath
 from kubeferry.api.role import Role
@@ -75,6 +79,11 @@ def digests(directory: Path) -> dict[str, str]:
     return found
 
 
+def parts(names: Sequence[str]) -> list[str]:
+    """What lies in the instance directory while files of these names are filled."""
+    return sorted(name + suffix for name in names for suffix in (".part", ".manifest"))
+
+
 class Target:
     """Host `b`, which was prepared to be filled by node `a`."""
 
@@ -91,12 +100,13 @@ class Target:
                 "runPath": path / 'run "it\'s"',
                 "migrationAddress": "127.0.0.1",
                 "sshPort": _free_port(),
+                "dataPorts": _free_ports(),
             }
         )
         self.machine = Machine(settings=settings, host_id="host-b", boot_id="boot-1")
         self.journals = JournalStore(settings.state_path)
         self.receivers = Receivers()
-        self.service = TransferService(self.machine, self.journals, self.receivers)
+        self.service = TransferService(self.machine, self.journals, self.receivers, Children("text", held=()))
         self.socket = settings.run_path / "agent.sock"
         self.directory = self.machine.instance(UID)
 
@@ -125,9 +135,9 @@ class Target:
         return sorted(os.listdir(self.directory)) if self.directory.exists() else []
 
     def still_incoming(self, created: tuple[str, ...] = NAMES) -> bool:
-        """Whether the copy waits to be filled: nothing of it lies there."""
+        """Whether the copy waits to be filled: nothing of it has its name."""
         journal = self.journal()
-        return (journal.role, journal.created, self.files()) == (Role.INCOMING, created, [])
+        return (journal.role, journal.created, self.files()) == (Role.INCOMING, created, parts(created))
 
     async def idle(self) -> None:
         """Wait until nothing is received any more."""
@@ -145,7 +155,7 @@ class Target:
 
     @asynccontextmanager
     async def call(self, command: str, peer: str = "a") -> AsyncIterator["Caller"]:
-        """What ssh-serve does when node `peer` asks."""
+        """What ssh_serve does when node `peer` asks."""
         reader, writer = await asyncio.open_unix_connection(self.socket, limit=MIB)
         caller = Caller(reader, writer)
         try:
@@ -161,27 +171,29 @@ class Caller:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.own = tls.make_identity()
 
     def send(self, frame: bytes) -> None:
         self.writer.write(frame)
 
     def announce(self, files: Sequence[FileHeader]) -> None:
-        self.send(wire.message(Announcement(request=REQUEST, files=tuple(files))))
+        self.send(wire.message(Announcement(request=REQUEST, files=tuple(files), certificate=self.own.certificate)))
 
-    async def begin(self, source: Path) -> None:
+    async def begin(self, source: Path) -> DataPort:
         """Announce the VM's files, and be let send them."""
         self.announce(headers(source))
-        assert (await self.answer()).state == AnswerState.READY
+        answer = await self.answer()
+        assert answer.state == AnswerState.READY
+        assert answer.data is not None
+        return answer.data
 
-    def send_data(self) -> None:
-        """All data of the VM's files."""
-        self.send(wire.data(NAMES.index("kernel"), 0, KERNEL))
-        for place, content in sorted(ROOT_DATA.items()):
-            for start in range(0, len(content), MIB):
-                self.send(wire.data(NAMES.index("root.raw"), place + start, content[start : start + MIB]))
+    async def fill(self, source: Path, to: DataPort) -> None:
+        """Send the VM's files."""
+        await asyncio.to_thread(self._fill, source, to)
 
-    def send_end(self, found: Mapping[str, str]) -> None:
-        self.send(wire.message(Digests(files=dict(found)), FrameType.END))
+    def _fill(self, source: Path, to: DataPort) -> None:
+        with opened(source, NAMES) as files, tls.connect("127.0.0.1", to, self.own) as stream:
+            Copy(files, Throttle(None, time.monotonic), lambda *_: None).run(stream)
 
     async def answer(self) -> Answer:
         """The next answer; signs of life come before."""
@@ -246,6 +258,12 @@ def target_behind_sshd() -> Iterator[tuple[Target, Sshd, SshEndpoint, Keys]]:
             yield target, sshd, endpoint, theirs
         finally:
             sshd.end()
+
+
+def _free_ports() -> dict[str, int]:
+    """A few ports, of which no more than one or two are taken by others meanwhile."""
+    first = _free_port()
+    return {"first": first, "last": min(first + 9, 65535)}
 
 
 def _free_port() -> int:

@@ -24,6 +24,7 @@ from kubeferry.agent.revivals import Revivals
 from kubeferry.agent.sealer import Sealer
 from kubeferry.agent.starter import Starter
 from kubeferry.agent.stopped import StopProof
+from kubeferry.agent.transfer.children import Children
 from kubeferry.agent.transfer.keys import Keys
 from kubeferry.agent.transfer.peers import Outbound, Peers, agent_socket
 from kubeferry.agent.transfer.receivers import Receivers
@@ -58,18 +59,19 @@ log = structlog.get_logger(__name__)
 class Agent:
     """Everything between kopf's events, libvirt and the API server. It keeps no truth: a killed agent goes on from its journals."""
 
-    def __init__(self, machine: Machine, keys: Keys, server: Server, port: Hypervisor, clock: Clock) -> None:
+    def __init__(self, machine: Machine, keys: Keys, server: Server, port: Hypervisor, clock: Clock, children: Children) -> None:
         self._machine = machine
         self._cluster = Cluster(server, AGENT_ACCOUNT)
         self._inbox = Inbox()
         journals = JournalStore(machine.settings.state_path)
         receivers = Receivers()
-        self._service = TransferService(machine, journals, receivers)
+        self._service = TransferService(machine, journals, receivers, children)
         self.hypervisor = HypervisorCalls(port, callers=WORKERS + 2)  # who tells the ComputeNode calls too, and who begins to watch
         self.publisher = Publisher(machine, self._cluster, Report(machine, journals, self.hypervisor), self._wake)
         peers = self._peers = Peers(machine, self._cluster, keys)
         revivals = Revivals(boottime)
-        effects = self._effects(journals, peers, Outbound(machine, peers, keys), revivals)
+        self._outbound = Outbound(machine, peers, keys, children)
+        effects = self._effects(journals, peers, revivals)
         registry = CollectorRegistry()
         metrics = Metrics(registry)
         worker = self._worker = Worker(
@@ -81,7 +83,7 @@ class Agent:
         self._metrics = MetricsServer(machine.settings.metrics, registry)
         self._renewals = 0
 
-    def _effects(self, journals: JournalStore, peers: Peers, outbound: Outbound, revivals: Revivals) -> Effects:
+    def _effects(self, journals: JournalStore, peers: Peers, revivals: Revivals) -> Effects:
         machine, hypervisor = self._machine, self.hypervisor
         reserver = Reserver(machine, journals, hypervisor)
         proof = StopProof(machine, hypervisor)
@@ -95,7 +97,7 @@ class Agent:
             discarder=Discarder(machine, journals, proof),
             proof=proof,
             peers=peers,
-            outbound=outbound,
+            outbound=self._outbound,
             starter=Starter(machine, self._cluster, journals, hypervisor, self.publisher),
             revivals=revivals,
         )
@@ -142,7 +144,7 @@ class Agent:
         except ValidationError as error:
             log.error("HostTask can't be read: nothing is done about it", task=body["metadata"]["name"], error=str(error))
             return
-        self._inbox.put(task)
+        self._outbound.saw(task.spec, ended=not self._inbox.put(task))
         self._worker.saw(task)
         self._vms.add(task.spec.placement.name)
 

@@ -21,7 +21,7 @@ from kubeferry.agent.storage.space import allocated
 from kubeferry.agent.transfer.peers import Outbound, Peers
 from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.api import reasons
-from kubeferry.api.task import HostTaskSpec, TaskProgress, TaskResult, TaskState
+from kubeferry.api.task import HostTaskSpec, Storage, TaskProgress, TaskResult, TaskState
 from kubeferry.core import transitions
 from kubeferry.core.host import Effect
 from kubeferry.core.journal import Journal
@@ -90,7 +90,7 @@ class Effects:
                 return await self._reserve(task, journal)
             case Effect.REACH:
                 await interruption.unless(self._outbound.preflight(task))
-                return TaskResult(state=TaskState.REACHABLE)
+                return TaskResult(state=TaskState.REACHABLE, storage=Storage.LOCAL)
             case Effect.STOP:
                 await self._sealer.seal(journal, interruption)
                 return TaskResult(state=TaskState.SEALED)
@@ -126,7 +126,7 @@ class Effects:
         await self._proof.require(journal.domain)
         sent = await interruption.unless(self._outbound.copy(task, journal, on_progress))
         await asyncio.to_thread(self._journals.write, transitions.release(journal))
-        return TaskResult(state=TaskState.RELEASED, bytes_copied=sent.bytes_copied, digest=sent.digest)
+        return TaskResult(state=TaskState.RELEASED, bytes_copied=sent.bytes_sent, digest=sent.digest)
 
     async def result(self, uid: str, state: TaskState) -> TaskResult:
         """What is acknowledged of a copy whose disks are whole: its state, and what they occupy."""

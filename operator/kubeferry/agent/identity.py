@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from kubeferry.agent.storage.errors import StorageError
 
 _HOST_ID = "host-id"
 _BOOT_ID = "boot-id"
+LOCK_SECONDS = 5.0
+"""For whoever holds the host's lock to end."""
 _LOCK = "lock"
 
 
@@ -36,6 +39,20 @@ def require_instances_path(instances_path: Path) -> None:
     """
     if not instances_path.is_dir():
         raise IdentityError(f"instancesPath {instances_path} is no directory: mount the file system of the disks there, or make it")
+
+
+def _lock(fd: int) -> None:
+    """Raises `BlockingIOError`: another holds it still when `LOCK_SECONDS` are over."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def host_id(state_path: Path, instances_path: Path) -> str:
@@ -106,6 +123,8 @@ def _made_uuid(path: Path) -> str:
 def take_host_lock(state_path: Path) -> int:
     """Become the one agent of a host: two would both believe what only one may do.
 
+    The processes that move a killed agent's data hold the lock too, until they have seen that it is gone.
+
     Args:
         state_path: made if it is missing.
 
@@ -121,7 +140,7 @@ def take_host_lock(state_path: Path) -> int:
         state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
         except BlockingIOError as error:
             holder = os.read(fd, 20).decode(errors="replace").strip()
             os.close(fd)

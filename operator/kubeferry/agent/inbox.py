@@ -12,12 +12,14 @@ class Inbox:
         self._tasks: dict[str, HostTask] = {}
         self._ended: set[str] = set()  # uids, until they are gone: news from before they ended may come late
 
-    def put(self, task: HostTask) -> None:
-        """Take in a task as it is now."""
+    def put(self, task: HostTask) -> bool:
+        """Take in a task as it is now; whether it has not ended."""
         if (None if task.status is None else task.status.phase) not in _OPEN:
             self.end(task)
         elif task.metadata.uid not in self._ended:
             self._tasks[task.metadata.name] = task
+            return True
+        return False
 
     def end(self, task: HostTask) -> None:
         """A task has ended: whatever is told of it from now on, it is of no interest."""

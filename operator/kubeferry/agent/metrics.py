@@ -24,12 +24,12 @@ class Metrics:
 
     def counted(self, on_progress: Callable[[TaskProgress], None]) -> Callable[[TaskProgress], None]:
         """`on_progress` of one Copy, which also counts the bytes that it sends."""
-        done = 0
+        sent = 0
 
         def tell(progress: TaskProgress) -> None:
-            nonlocal done
-            self._bytes.labels("sent").inc(max(progress.bytes_done - done, 0))
-            done = progress.bytes_done
+            nonlocal sent
+            self._bytes.labels("sent").inc(max(progress.bytes_sent - sent, 0))
+            sent = progress.bytes_sent
             on_progress(progress)
 
         return tell

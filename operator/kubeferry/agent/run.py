@@ -13,6 +13,8 @@ from kubeferry.agent.handlers import register
 from kubeferry.agent.identity import boot_id, host_id, require_instances_path, take_host_lock
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.settings import AgentSettings
+from kubeferry.agent.storage.probe import remove_left
+from kubeferry.agent.transfer.children import Children
 from kubeferry.agent.transfer.keys import Keys, ensure_keys
 from kubeferry.agent.transfer.sshd import write_sshd
 from kubeferry.agent.virt.libvirt_port import LibvirtHypervisor
@@ -38,7 +40,7 @@ def run_agent(settings: AgentSettings) -> None:
         kubeferry.kube.errors.NotConfigured: it is not known which API server to ask.
     """
     require_instances_path(settings.instances_path)
-    take_host_lock(settings.state_path)  # for the life of the process: never closed
+    lock = take_host_lock(settings.state_path)  # for the life of the process: never closed
     host = host_id(settings.state_path, settings.instances_path)
     keys = ensure_keys(settings.state_path)
     write_sshd(keys, settings.migration_address, settings.ssh_port)
@@ -46,13 +48,14 @@ def run_agent(settings: AgentSettings) -> None:
         address=settings.migration_address, port=settings.ssh_port, host_key=keys.host_public, identity_key=keys.identity_public
     )
     machine = Machine(settings=settings, host_id=host, boot_id=boot_id(settings.run_path), ssh=endpoint)
-    asyncio.run(_run(machine, keys))
+    remove_left(settings.instances_path, host)
+    asyncio.run(_run(machine, keys, Children(settings.log_format, held=[lock])))
 
 
-async def _run(machine: Machine, keys: Keys) -> None:
+async def _run(machine: Machine, keys: Keys, children: Children) -> None:
     server = await RestServer.connect()
     port = LibvirtHypervisor(machine.settings.libvirt_uri, machine.settings.virtualization_type)
-    agent = Agent(machine, keys, server, port, asyncio.get_running_loop())
+    agent = Agent(machine, keys, server, port, asyncio.get_running_loop(), children)
     watchdog = asyncio.create_task(_end_when_hung(agent), name="watchdog")
     code = FAILED_EXIT_CODE
     try:

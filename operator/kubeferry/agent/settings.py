@@ -2,15 +2,16 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from kubeferry.api.names import SYSTEM_NAMESPACE
 from kubeferry.kube.telemetry import MetricsSettings
 
 AbsolutePath = Annotated[str, Field(pattern=r"^/")]
+Port = Annotated[int, Field(ge=1, le=65535)]
 IpAddress = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
 
 _CONFIG = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
@@ -25,6 +26,26 @@ class AllowList(BaseModel):
     """Directories below which hostPath sources may lie."""
     kernel_paths: tuple[AbsolutePath, ...] = ()
     """Directories below which kernels and initial ramdisks may lie."""
+
+
+class DataPorts(BaseModel):
+    """Where data comes: one port for each copy that begins."""
+
+    model_config = _CONFIG
+
+    first: Port = 8023
+    last: Port = 8032
+
+    @property
+    def all(self) -> range:
+        """Every one of them."""
+        return range(self.first, self.last + 1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.last < self.first:
+            raise ValueError(f"dataPorts.last is {self.last}, at least {self.first} (dataPorts.first) was expected")
+        return self
 
 
 class AgentSettings(BaseModel):
@@ -43,8 +64,9 @@ class AgentSettings(BaseModel):
     """Gone after a boot: what `bootId` is made in."""
     migration_address: IpAddress
     """Where other nodes' agents reach this host, in the migration network."""
-    ssh_port: Annotated[int, Field(ge=1, le=65535)] = 8022
+    ssh_port: Port = 8022
     """Port of the sshd beside the agent."""
+    data_ports: DataPorts = DataPorts()
     libvirt_uri: Annotated[str, Field(alias="libvirtURI")] = "qemu:///system"
     virtualization_type: Literal["kvm", "qemu"] = "kvm"
     allow: AllowList = AllowList()

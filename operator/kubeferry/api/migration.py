@@ -8,6 +8,7 @@ from pydantic import Field
 from kubeferry.api.meta import Conditions, Meta
 from kubeferry.api.model import Bytes, Digest, Int, Message, Name, Reason, Rule, Time, Uid, immutable, model, model_with
 from kubeferry.api.scheduling import Scheduling
+from kubeferry.api.task import Storage
 
 
 class DecisionValue(StrEnum):
@@ -87,6 +88,11 @@ class MovedVirtualMachine:
         message="decisionTimeoutSeconds and onDecisionTimeout come together: one says when, the other what",
         path=".decisionTimeoutSeconds",
     ),
+    Rule(
+        "!has(self.bandwidthLimit) || quantity(string(self.bandwidthLimit)).compareTo(quantity('64Ki')) >= 0",
+        message="bandwidthLimit is bytes a second, at least 64Ki: a copy that is slower is taken for one that hangs",
+        path=".bandwidthLimit",
+    ),
 )
 class MigrationSpec:
     """The move that is wanted."""
@@ -116,6 +122,9 @@ class MigrationSpec:
             "it fails at once where no node can be taken.",
         ),
     ] = None
+    bandwidth_limit: Annotated[
+        Bytes | None, Field(description="Bytes a second that the copy may take, at least 64Ki; it may change while the copy runs.")
+    ] = None
     shutdown_timeout_seconds: Annotated[
         Int | None, Field(ge=0, le=3600, description="Seconds that the guest gets to shut down, before force; absent: as the VM says.")
     ] = None
@@ -125,10 +134,16 @@ class MigrationSpec:
 class Transfer:
     """What the Copy moves."""
 
-    bytes_total: Annotated[Bytes, Field(description="Bytes to send, holes left out.")]
-    bytes_done: Annotated[Bytes, Field(description="Bytes sent so far.")]
-    progress: Annotated[str | None, Field(max_length=4, description="The part of them that was sent, in per cent: 63%.")] = None
-    rate: Annotated[Bytes | None, Field(description="Bytes a second that were sent of late; absent: not known, or it has ended.")] = None
+    bytes_total: Annotated[Bytes, Field(description="Bytes of data in the files, holes left out.")]
+    bytes_done: Annotated[Bytes, Field(description="Bytes of them that the target has.")]
+    bytes_sent: Annotated[
+        Bytes,
+        Field(description="Bytes of them that went over the network, by the try that tells this: an earlier one may have sent others."),
+    ] = 0
+    progress: Annotated[str | None, Field(max_length=4, description="The part of them that the target has, in per cent: 63%.")] = None
+    rate: Annotated[Bytes | None, Field(description="Bytes a second that the target got of late; absent: not known, or it has ended.")] = (
+        None
+    )
     eta_seconds: Annotated[Int | None, Field(ge=0, description="Seconds that the rest will take at that rate.")] = None
     digest: Annotated[Digest | None, Field(description="BLAKE3 of what was copied; both hosts found the same.")] = None
 
@@ -173,6 +188,7 @@ class MigrationStatus:
     virtual_machine_uid: Annotated[Uid | None, Field(alias="virtualMachineUID", description="Uid of the VM.")] = None
     source_node: Annotated[str | None, Field(max_length=253, description="The node that the VM leaves.")] = None
     target_node: Annotated[str | None, Field(max_length=253, description="The node that the VM goes to.")] = None
+    storage: Annotated[Storage | None, Field(description="What Preflight found between the two nodes: Local, Shared or Unknown.")] = None
     decision: Annotated[Decision | None, Field(description="The durable decision.")] = None
     scheduling: Annotated[Scheduling | None, Field(description="What the last scheduling pass found.")] = None
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that came to nothing, the first one first.")] = ()

@@ -12,7 +12,7 @@ from kubeferry.api.domain import Domain
 from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Attempt, Decision, Downtime
 from kubeferry.api.model import Bytes, Int, Message, Name, Reason, Rule, Time, Uid, immutable, model, model_with
-from kubeferry.api.task import DiscardMode, Proof, TaskError, TaskProgress, TaskResult, Verb
+from kubeferry.api.task import DiscardMode, Proof, Storage, TaskError, TaskProgress, TaskResult, Verb
 
 
 class LockKind(StrEnum):
@@ -27,14 +27,6 @@ class Direction(StrEnum):
 
     FORWARD = "Forward"
     BACK = "Back"
-
-
-class Storage(StrEnum):
-    """What Preflight found between source and target."""
-
-    LOCAL = "Local"
-    SHARED = "Shared"
-    UNKNOWN = "Unknown"
 
 
 class StepState(StrEnum):

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from kubeferry.api.domain import Domain
 from kubeferry.api.meta import Meta
-from kubeferry.api.model import Bytes, Digest, Int, Label, Message, Name, Reason, Rule, Time, Uid, model, model_with
+from kubeferry.api.model import Bytes, Digest, Int, Label, Message, Name, Reason, Rule, Time, Uid, immutable, model, model_with
 
 
 class Verb(StrEnum):
@@ -47,6 +47,14 @@ class TaskState(StrEnum):
     GONE = "Gone"
 
 
+class Storage(StrEnum):
+    """What Preflight found between source and target."""
+
+    LOCAL = "Local"
+    SHARED = "Shared"
+    UNKNOWN = "Unknown"
+
+
 class ProofKind(StrEnum):
     """Why a host may start a VM that another host had the right to start before."""
 
@@ -79,7 +87,8 @@ class TaskResult:
 
     state: Annotated[TaskState, Field(description="What was acknowledged.")]
     disks: Annotated[tuple[DiskResult, ...], Field(max_length=16, description="The disks as they lie on the host.")] = ()
-    bytes_copied: Annotated[Bytes | None, Field(description="Bytes that a Copy sent, holes left out.")] = None
+    storage: Annotated[Storage | None, Field(description="What a Preflight found.")] = None
+    bytes_copied: Annotated[Bytes | None, Field(description="Bytes that a Copy sent, holes and what the target had left out.")] = None
     digest: Annotated[Digest | None, Field(description="BLAKE3 of what was copied; both hosts found the same.")] = None
 
 
@@ -87,12 +96,13 @@ class TaskResult:
 class TaskProgress:
     """How far a Copy is."""
 
-    bytes_total: Annotated[Bytes, Field(description="Bytes to send, holes left out.")]
-    bytes_done: Annotated[Bytes, Field(description="Bytes sent so far.")]
+    bytes_total: Annotated[Bytes, Field(description="Bytes of data in the files, holes left out.")]
+    bytes_done: Annotated[Bytes, Field(description="Bytes of them that the target has.")]
+    bytes_sent: Annotated[Bytes, Field(description="Bytes of them that this Copy has sent: an earlier one may have sent others.")] = 0
     signs: Annotated[
         Int, Field(ge=0, description="Signs of life that the target gave while no byte moved: it reads back what it got, say.")
     ] = 0
-    rate: Annotated[Bytes | None, Field(description="Bytes a second that were sent of late.")] = None
+    rate: Annotated[Bytes | None, Field(description="Bytes a second that the target got of late.")] = None
 
 
 @model
@@ -157,12 +167,15 @@ class SealParameters:
     shutdown_timeout_seconds: Annotated[Int, Field(ge=0, description="Seconds that the guest gets to shut down, before force.")]
 
 
-@model
+@model_with(*immutable("target", "targetHostId"))
 class CopyParameters:
     """Send the files of a sealed VM to the target."""
 
     target: Annotated[Name, Field(description="The node that the VM goes to.")]
     target_host_id: Annotated[Uid, Field(description="Identity of its host.")]
+    bandwidth_limit: Annotated[
+        Bytes | None, Field(gt=0, description="Bytes a second at most; the one thing of a task that may change.")
+    ] = None
 
 
 @model
@@ -195,11 +208,13 @@ _VERB_WITH_ITS_BLOCK = " && ".join(f"(self.verb == '{verb}') == has(self.{verb.l
 
 
 @model_with(
-    Rule("self == oldSelf", message="a HostTask is immutable: its host may have begun what it asks"),
+    *immutable("node", "hostId", "verb", "epoch", "epochId", "seq", "placement"),
+    *immutable(*(verb.lower() for verb in Verb if verb != Verb.COPY)),
+    Rule("has(self.copy) == has(oldSelf.copy)", message="copy is immutable: it can be neither set nor removed after creation"),
     Rule(_VERB_WITH_ITS_BLOCK, message="exactly one block of parameters must be set, the one that bears the verb's name"),
 )
 class HostTaskSpec:
-    """What is asked, immutable."""
+    """What is asked: immutable, since its host may have begun; but for how fast it copies."""
 
     node: Annotated[Name, Field(description="The node whose agent is asked.")]
     host_id: Annotated[Uid, Field(description="Identity of the host that is meant.")]

@@ -1,6 +1,5 @@
 """The command `kubeferry`."""
 
-import os
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -8,14 +7,17 @@ import typer
 from pydantic import BaseModel
 
 from kubeferry import __version__
+from kubeferry.agent.transfer.vocabulary import RECEIVING, SENDING
 from kubeferry.cli.config import ConfigError, read_config
-from kubeferry.cli.logs import configure_logs
+from kubeferry.cli.logs import LogFormat, configure_logs
 
 M = TypeVar("M", bound=BaseModel)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="The YAML file with the configuration.")]
+
+LogFormatOption = Annotated[LogFormat, typer.Option("--log-format", help="json or text.")]
 
 
 def _version(wanted: bool) -> None:
@@ -58,19 +60,22 @@ def agent(config: ConfigFile) -> None:
         raise typer.Exit(code=1) from error
 
 
-@app.command()
-def ssh_serve(
-    socket: Annotated[Path, typer.Option("--socket", help="The unix socket of this node's agent.")],
-    peer: Annotated[str, typer.Option("--peer", help="The node whose key was shown.")],
-) -> None:
-    """Relay a command of another node's agent to this node's: sshd's forced command, never run by hand."""
-    from kubeferry.agent.transfer.serve import ServeError, serve
+@app.command(SENDING, hidden=True)
+def send_copy(log_format: LogFormatOption) -> None:
+    """Send a copy: a process of this node's agent, never run by hand."""
+    from kubeferry.agent.transfer.run import run_sender
 
-    try:
-        serve(socket, peer, os.environ.get("SSH_ORIGINAL_COMMAND"))
-    except ServeError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(code=1) from error
+    configure_logs(log_format)
+    run_sender()
+
+
+@app.command(RECEIVING, hidden=True)
+def receive_copy(log_format: LogFormatOption) -> None:
+    """Receive a copy: a process of this node's agent, never run by hand."""
+    from kubeferry.agent.transfer.run import run_receiver
+
+    configure_logs(log_format)
+    run_receiver()
 
 
 def _read(config: Path, model: type[M]) -> M:

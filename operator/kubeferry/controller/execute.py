@@ -14,6 +14,7 @@ from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.herald import Herald
 from kubeferry.controller.store import Store
+from kubeferry.core import bandwidth
 from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, TellMigration, VmDecision
 from kubeferry.kube.client import Cluster, owner_reference
 from kubeferry.kube.errors import AlreadyExists, Conflict, NotFound, Unreadable
@@ -48,6 +49,8 @@ class Executor:
         for wanted in decision.tasks:
             if again := placement is None or await self._create_task(placement, wanted):
                 return again
+        for task in decision.adjusted:
+            await self._adjust(task)
         for task in observed.tasks:
             if task.metadata.name in decision.forget:
                 await self._forget(task)
@@ -138,11 +141,19 @@ class Executor:
         except Unreadable as error:
             log.error("task can't be read: nothing is asked of the node", task=wanted.name, error=str(error))
             return Stranger(wanted, None)
-        if there.spec != wanted.spec:
+        if not bandwidth.same(there.spec, wanted.spec):
             log.error("task asks something else: nothing is asked of the node", task=wanted.name, found=there.spec, expected=wanted.spec)
             return Stranger(wanted, there.spec)
         self._store.remember(there)
         return False
+
+    async def _adjust(self, task: HostTask) -> None:
+        try:
+            self._store.remember(await self._cluster.patch_spec(HostTask, task.metadata, task.spec))
+        except (Conflict, NotFound) as other:  # its own event brings us back
+            log.info("task was written by another", task=task.metadata.name, cause=str(other))
+        else:
+            log.info("task adjusted", task=task.metadata.name, verb=task.spec.verb)
 
     async def _forget(self, task: HostTask) -> None:
         try:

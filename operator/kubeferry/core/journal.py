@@ -68,3 +68,5 @@ class Journal:
     disks: dict[Label, JournalDisk] = dataclasses.field(default_factory=dict)
     created: tuple[str, ...] = ()
     """Names of the files in the instance directory that this journal created: written before each is."""
+    parts: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Inode number of each of them that is being filled from another host, by its name: only that very file is filled further."""

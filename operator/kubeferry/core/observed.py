@@ -160,6 +160,8 @@ class VmDecision:
     """Run the scheduling pass, then decide again with its answer; nothing else comes with it."""
     placement: CreatePlacement | ReplacePlacement | None = None
     tasks: tuple[NewTask, ...] = ()
+    adjusted: tuple[HostTask, ...] = ()
+    """HostTasks with the spec that they are to have from now on."""
     forget: tuple[str, ...] = ()
     """HostTasks to remove: their outcome stands in the ledger."""
     status: VirtualMachineStatus | None = None

@@ -1,5 +1,6 @@
 """Projection of a Copy: how much of it is done, how fast it goes, and when it will be done."""
 
+import dataclasses
 from collections.abc import Iterable
 
 from kubeferry.api.migration import Migration, Transfer
@@ -29,10 +30,9 @@ def transfer(of: Migration, spec: PlacementSpec, tasks: Iterable[HostTask]) -> T
 def _whole(result: TaskResult, told: Transfer | None) -> Transfer | None:
     """A Copy that was acknowledged; one that is asked again finds the target's copy whole, sends nothing, and has no digest to tell."""
     if result.digest is not None and result.bytes_copied is not None:
-        return Transfer(bytes_total=result.bytes_copied, bytes_done=result.bytes_copied, progress="100%", digest=result.digest)
-    return (
-        None if told is None else Transfer(bytes_total=told.bytes_total, bytes_done=told.bytes_total, progress="100%", digest=told.digest)
-    )
+        total = result.bytes_copied if told is None else max(told.bytes_total, result.bytes_copied)
+        return Transfer(bytes_total=total, bytes_done=total, bytes_sent=result.bytes_copied, progress="100%", digest=result.digest)
+    return None if told is None else dataclasses.replace(told, bytes_done=told.bytes_total, progress="100%", rate=None, eta_seconds=None)
 
 
 def _running(progress: TaskProgress) -> Transfer:
@@ -40,6 +40,7 @@ def _running(progress: TaskProgress) -> Transfer:
     return Transfer(
         bytes_total=total,
         bytes_done=done,
+        bytes_sent=progress.bytes_sent,
         progress=f"{100 * done // total if total else 100}%",
         rate=progress.rate,
         eta_seconds=-((done - total) // progress.rate) if progress.rate else None,

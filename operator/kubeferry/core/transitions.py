@@ -25,9 +25,14 @@ def note_created(journal: Journal, name: str) -> Journal:
     return journal if name in journal.created else dataclasses.replace(journal, created=(*journal.created, name))
 
 
+def note_part(journal: Journal, name: str, inode: int) -> Journal:
+    """The journal that knows the part of a file which is being filled."""
+    return dataclasses.replace(journal, parts=journal.parts | {name: inode})
+
+
 def verify(journal: Journal, disks: Mapping[str, JournalDisk]) -> Journal:
     """The journal of a copy that was filled: it is whole, was read back and found the same, and is fsynced."""
-    return dataclasses.replace(journal, role=Role.VERIFIED, disks=dict(disks))
+    return dataclasses.replace(journal, role=Role.VERIFIED, disks=dict(disks), parts={})
 
 
 def seal(journal: Journal) -> Journal:
@@ -42,7 +47,7 @@ def release(journal: Journal) -> Journal:
 
 def bury(journal: Journal) -> Journal:
     """The journal of a copy whose files are in the trash: only its epoch is left, so that lower ones are refused for ever."""
-    return dataclasses.replace(journal, role=Role.GONE, source=None, domain=None, reserved=None, disks={}, created=())
+    return dataclasses.replace(journal, role=Role.GONE, source=None, domain=None, reserved=None, disks={}, created=(), parts={})
 
 
 def activate(journal: Journal, disks: Mapping[str, JournalDisk]) -> Journal:

@@ -150,6 +150,17 @@ class Cluster:
         metadata = {"resourceVersion": meta.resource_version, "finalizers": list(finalizers)}
         return _load(kind, ref, await self.server.patch(ref, {"metadata": metadata}, PatchType.MERGE, status=False, manager=self.manager))
 
+    async def patch_spec(self, kind: type[S], meta: Meta, spec: object) -> S:
+        """Make the spec exactly `spec` by compare-and-swap: `meta` is that of the version that was read; all else stays.
+
+        Raises:
+            Conflict: it was written since.
+            NotFound: it is gone.
+        """
+        ref = Ref(endpoint(kind), meta.name, meta.namespace)
+        body = {"metadata": {"resourceVersion": meta.resource_version}, "spec": _with_nulls(spec)}
+        return _load(kind, ref, await self.server.patch(ref, body, PatchType.MERGE, status=False, manager=self.manager))
+
     async def delete(self, kind: type[Stored], meta: Meta) -> None:
         """Delete the object of `meta.uid`.
 

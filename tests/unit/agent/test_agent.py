@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import aiohttp
 import pytest
-from agent_rig import TELL_NODE, Rig
+from agent_rig import CHILDREN, TELL_NODE, Rig
 from builders import UID, placement
 from fake_cluster import FakeServer
 from fake_hypervisor import FakeHypervisor
@@ -14,15 +14,18 @@ from scraper import get
 
 from kubeferry import __version__
 from kubeferry.agent.agent import AUTHORIZE, AUTHORIZED_EVERY, Agent
-from kubeferry.agent.transfer.peers import Peers
+from kubeferry.agent.transfer.peers import Outbound, Peers
 from kubeferry.api.model import dump
+from kubeferry.api.task import HostTask, Verb
 from kubeferry.core import ledger
+from kubeferry.kube.client import endpoint
 from kubeferry.kube.errors import Unavailable
+from kubeferry.kube.server import Ref
 
 
 @pytest.mark.parametrize(("uid", "left"), [("uid-1", 0), ("uid-0", 1)], ids=["of-this-object", "of-an-older-one-of-that-name"])
 async def test_news_of_a_deletion_drops_only_the_task_that_is_meant(rig: Rig, uid: str, left: int) -> None:
-    agent = Agent(rig.machine, rig.keys, FakeServer(), FakeHypervisor(), ManualClock())
+    agent = Agent(rig.machine, rig.keys, FakeServer(), FakeHypervisor(), ManualClock(), CHILDREN)
     new = ledger.task(placement(), placement().spec.steps[0])
     body = {"metadata": {"name": new.name, "uid": "uid-1"}, "spec": dump(new.spec)}
     agent.saw_task({"type": "ADDED", "object": body})
@@ -46,7 +49,7 @@ class Telling(ManualClock):
 async def test_an_api_server_that_is_away_is_told_again_soon_and_then_every_ten_seconds(rig: Rig) -> None:
     server, clock = FakeServer(), Telling()
     server.before[TELL_NODE] = [Unavailable("no answer")] * 6
-    agent = Agent(rig.machine, rig.keys, server, FakeHypervisor(), clock)
+    agent = Agent(rig.machine, rig.keys, server, FakeHypervisor(), clock, CHILDREN)
     await agent.start()
     waits: list[float] = []
     async with asyncio.timeout(30):
@@ -70,7 +73,7 @@ async def test_an_agent_lets_the_other_nodes_in_when_it_starts_and_what_holds_th
 
     monkeypatch.setattr(Peers, "authorize", authorize)
     clock = Telling()
-    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), clock)
+    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), clock, CHILDREN)
     renewals = []
     publish = agent.publisher.publish
 
@@ -89,7 +92,7 @@ async def test_an_agent_lets_the_other_nodes_in_when_it_starts_and_what_holds_th
 
 
 async def test_an_agent_serves_its_metrics_until_it_is_stopped(rig: Rig) -> None:
-    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock())
+    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock(), CHILDREN)
     await agent.start()
     port = agent._metrics.port
     try:
@@ -109,6 +112,18 @@ async def test_who_may_call_is_looked_at_again_each_minute(rig: Rig, monkeypatch
         asked.append(peers)
 
     monkeypatch.setattr(Peers, "authorize", authorize)
-    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock())
+    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock(), CHILDREN)
     assert await agent._do_chore(AUTHORIZE) == AUTHORIZED_EVERY
     assert len(asked) == 1
+
+
+async def test_of_each_news_of_a_task_the_copies_are_told_whether_it_has_ended(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, bool]] = []
+    monkeypatch.setattr(Outbound, "saw", lambda _, task, *, ended: seen.append((task.verb, ended)))
+    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock(), CHILDREN)
+    await rig.place()
+    task = await rig.write(Verb.CREATE)
+    body = rig.server.objects[Ref(endpoint(HostTask), task.metadata.name)]
+    agent.saw_task({"type": "ADDED", "object": body})
+    agent.saw_task({"type": "MODIFIED", "object": body | {"status": {"phase": "Succeeded"}}})
+    assert seen == [(Verb.CREATE, False), (Verb.CREATE, True)]

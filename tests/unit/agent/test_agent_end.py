@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from agent_rig import Rig
+from agent_rig import CHILDREN, Rig
 from structlog.testing import capture_logs
 
 from kubeferry.agent import run
@@ -72,7 +72,7 @@ async def test_however_kopf_ends_the_process_ends_and_lets_go_of_the_hosts_lock(
     monkeypatch.setattr(run, "LibvirtHypervisor", lambda *_: rig.hypervisor)
     monkeypatch.setattr(run.kopf, "operator", operator)
     with capture_logs() as logs, pytest.raises(Ended):
-        await run._run(rig.machine, rig.keys)
+        await run._run(rig.machine, rig.keys, CHILDREN)
     assert codes == [code]
     assert [line["event"] for line in logs] == last_words
 

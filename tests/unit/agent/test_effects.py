@@ -13,7 +13,7 @@ from migration_rig import move, running, sealed, word
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.interruption import Interruption
 from kubeferry.agent.transfer.errors import TransferError
-from kubeferry.agent.transfer.sender import Sent
+from kubeferry.agent.transfer.processes import Sent
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus, SshEndpoint
 from kubeferry.api.meta import Meta
@@ -40,7 +40,7 @@ class Others:
         await self._ask(task)
         if self.meanwhile is not None:
             await self.meanwhile(on_progress)
-        return Sent(bytes_copied=20, digest="d" * 64)
+        return Sent(bytes_sent=20, digest="d" * 64)
 
     async def _ask(self, task: HostTaskSpec) -> None:
         self.asked.append(task.verb)

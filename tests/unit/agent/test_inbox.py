@@ -25,13 +25,14 @@ def made_anew(old: HostTask) -> HostTask:
 def test_tasks_come_in_the_order_in_which_they_were_asked_and_go_when_they_have_ended() -> None:
     create, start = two_tasks()
     inbox = Inbox()
-    inbox.put(start)
-    inbox.put(dataclasses.replace(create, status=HostTaskStatus(phase=TaskPhase.RUNNING)))
+    assert inbox.put(start)
+    assert inbox.put(dataclasses.replace(create, status=HostTaskStatus(phase=TaskPhase.RUNNING)))
     assert [t.spec.verb for t in inbox.of(UID)] == [Verb.CREATE, Verb.START]
     assert inbox.of("another") == ()
-    inbox.put(dataclasses.replace(create, status=succeeded(TaskState.CREATED)))
+    assert not inbox.put(dataclasses.replace(create, status=succeeded(TaskState.CREATED)))
     assert [t.spec.verb for t in inbox.of(UID)] == [Verb.START]
     inbox.end(start)
+    assert not inbox.put(start)
     assert inbox.of(UID) == ()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from kubeferry.agent.storage import sparse
 from kubeferry.agent.storage.errors import StorageError
-from kubeferry.agent.storage.sparse import copy_sparse
+from kubeferry.agent.storage.sparse import copy_sparse, punch
 from kubeferry.api import reasons
 
 BLOCK = 64 << 10
@@ -113,3 +113,61 @@ def test_a_failing_disk_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.Mon
     no_clone(errno.EIO, monkeypatch)
     with opened(tmp_path / "source", tmp_path / "target") as (source, target), pytest.raises(OSError, match="Input/output error"):
         copy_sparse(source, target)
+
+
+def blocks(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def punched(path: Path, start: int, end: int) -> None:
+    with path.open("r+b") as file:
+        punch(file.fileno(), start, end)
+
+
+@pytest.mark.parametrize(
+    ("range_of", "picture"),
+    [((1, 3), "A--D"), ((0, 1), "-BCD"), ((3, 4), "ABC-"), ((0, 4), "----"), ((2, 9), "AB--")],
+    ids=["the middle", "the start", "the end", "all", "beyond the end"],
+)
+def test_a_range_that_is_punched_is_a_hole_and_the_size_stays(range_of: tuple[int, int], picture: str, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    draw(image, "ABCD")
+    punched(image, range_of[0] * BLOCK, range_of[1] * BLOCK)
+    assert picture_of(image) == picture
+    assert blocks(image) <= len(picture.replace("-", "")) * BLOCK + 4096
+
+
+def test_a_range_that_is_no_multiple_of_a_block_reads_as_zeros_to_its_last_byte_and_no_further(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 2 * BLOCK)
+    punched(image, 1, BLOCK + 5)
+    assert image.read_bytes() == b"x" + bytes(BLOCK + 4) + b"x" * (BLOCK - 5)
+
+
+def test_a_hole_far_behind_is_punched_where_it_is(tmp_path: Path) -> None:
+    """Beyond what 32 bits hold."""
+    image, far = tmp_path / "image", 5 << 30
+    with image.open("wb") as file:
+        for place in (far - (4 << 30), far, far + BLOCK):
+            os.pwrite(file.fileno(), b"x" * BLOCK, place)
+    punched(image, far, far + BLOCK)
+    with image.open("rb") as file:
+        assert [os.pread(file.fileno(), 1, place) for place in (far - (4 << 30), far, far + BLOCK)] == [b"x", b"\0", b"x"]
+    punched(image, 0, far + BLOCK)
+    assert blocks(image) <= BLOCK + 8192
+
+
+def test_a_file_that_may_not_be_written_is_not_punched(tmp_path: Path) -> None:
+    draw(tmp_path / "image", "AB")
+    with (tmp_path / "image").open("rb") as file, pytest.raises(OSError, match="Bad file descriptor") as refused:
+        punch(file.fileno(), 0, BLOCK)
+    assert refused.value.errno == errno.EBADF
+    assert picture_of(tmp_path / "image") == "AB"
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 0), (BLOCK, 0), (-1, BLOCK)])
+def test_what_is_no_range_is_an_error(start: int, end: int, tmp_path: Path) -> None:
+    draw(tmp_path / "image", "AB")
+    with pytest.raises(OSError, match="Invalid argument"):
+        punched(tmp_path / "image", start, end)
+    assert picture_of(tmp_path / "image") == "AB"

@@ -11,7 +11,7 @@ from migration_rig import move, sealed, word
 from migration_rig import running as runs_here
 
 from kubeferry.agent.interruption import Interruption, SupersededError
-from kubeferry.agent.transfer.sender import Sent
+from kubeferry.agent.transfer.processes import Sent
 from kubeferry.api import reasons
 from kubeferry.api.placement import Direction
 from kubeferry.api.role import Role
@@ -37,7 +37,7 @@ class Copier:
         finally:
             await asyncio.sleep(0)  # its thread takes a moment to end
             self.left_with = self.rig.journal()
-        return Sent(bytes_copied=1, digest="d" * 64)
+        return Sent(bytes_sent=1, digest="d" * 64)
 
 
 async def stored(rig: Rig, task: HostTask) -> HostTask:

@@ -13,14 +13,14 @@ from kubeferry.api.meta import Meta
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Placement
-from kubeferry.api.task import HostTask
+from kubeferry.api.task import CopyParameters, HostTask, HostTaskSpec, HostTaskStatus, TaskPhase, Verb
 from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.herald import Herald
 from kubeferry.controller.store import Store
 from kubeferry.core import ledger
 from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, VmDecision
-from kubeferry.kube.client import Cluster, endpoint
+from kubeferry.kube.client import Cluster, endpoint, owner_reference
 from kubeferry.kube.errors import Conflict, Unavailable
 from kubeferry.kube.server import Ref
 
@@ -207,6 +207,50 @@ async def test_a_task_to_forget_that_is_gone_is_forgotten(
     await cluster.delete(HostTask, old.metadata)
     assert not await executor.execute(observed(vm, placement, (old,)), VmDecision(forget=(task.name,)))
     assert store.tasks(vm.metadata.uid) == ()
+
+
+COPY = CopyParameters(target="n2", target_host_id="host-n2")
+
+
+def copying(task: NewTask, limit: int | None) -> HostTaskSpec:
+    block = dataclasses.replace(COPY, bandwidth_limit=limit)
+    return dataclasses.replace(task.spec, verb=Verb.COPY, create=None, copy=block)
+
+
+async def test_a_task_gets_another_limit_and_keeps_its_owner(
+    executor: Executor, server: FakeServer, cluster: Cluster, vm: VirtualMachine, placement: Placement, task: NewTask, store: Store
+) -> None:
+    owners = [owner_reference(Placement, placement.metadata)]
+    made = await cluster.create(HostTask, Meta(name=task.name), spec=copying(task, 5), owners=owners)
+    faster = dataclasses.replace(made, spec=copying(task, None))
+    assert not await executor.execute(observed(vm, placement, (made,)), VmDecision(adjusted=(faster,)))
+    stored = server.objects[Ref(endpoint(HostTask), task.name)]
+    assert (load(HostTask, stored).spec, stored["metadata"]["ownerReferences"]) == (copying(task, None), owners)
+    (held,) = store.tasks(vm.metadata.uid)
+    assert held.spec == copying(task, None)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_task_that_was_written_meanwhile_keeps_its_limit_until_it_is_read_again(
+    gone: bool, executor: Executor, server: FakeServer, cluster: Cluster, vm: VirtualMachine, placement: Placement, task: NewTask
+) -> None:
+    made = await cluster.create(HostTask, Meta(name=task.name), spec=copying(task, 5))
+    if gone:
+        await cluster.delete(HostTask, made.metadata)
+    else:
+        await cluster.patch_status(HostTask, made.metadata, HostTaskStatus(phase=TaskPhase.RUNNING))
+    faster = dataclasses.replace(made, spec=copying(task, None))
+    assert not await executor.execute(observed(vm, placement, (made,)), VmDecision(adjusted=(faster,)))
+    if not gone:
+        assert (await cluster.get(HostTask, task.name)).spec == copying(task, 5)
+
+
+async def test_a_task_that_asks_the_same_at_another_speed_is_no_stranger(
+    executor: Executor, cluster: Cluster, vm: VirtualMachine, placement: Placement, task: NewTask
+) -> None:
+    await cluster.create(HostTask, Meta(name=task.name), spec=copying(task, 5))
+    wanted = NewTask(task.name, copying(task, 7))
+    assert await executor.execute(observed(vm, placement), VmDecision(tasks=(wanted,))) is False
 
 
 async def test_a_status_is_written_only_if_it_differs(executor: Executor, server: FakeServer, vm: VirtualMachine, store: Store) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubeferry.agent.storage.errors import StorageError, storage_errors
-from kubeferry.agent.storage.layout import PART
+from kubeferry.agent.storage.layout import PART, final_name
 from kubeferry.api import reasons
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -27,8 +27,12 @@ class Instance:
         return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
 
     def create(self, name: str) -> int:
-        """Make an empty file of mode 0600, where none is, and open it to write; libvirt gives it to QEMU at each start."""
-        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self.fd)
+        """Make an empty file of mode 0600, where none is, and open it; libvirt gives it to QEMU at each start."""
+        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self.fd)
+
+    def reopen(self, name: str) -> int:
+        """Open a file that is there to read and write; a link is not followed."""
+        return os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.fd)
 
     def publish(self, fd: int, part: str, name: str) -> None:
         """Give a part its final name, where none is.
@@ -108,7 +112,7 @@ def check_files(instance: Instance, created: Collection[str]) -> Mapping[str, os
 
     Args:
         instance: the directory.
-        created: final names in the journal; each covers its part too.
+        created: final names in the journal; each covers its part and its manifest too.
 
     Returns:
         What is there, by name; what has its final name is whole.
@@ -119,12 +123,12 @@ def check_files(instance: Instance, created: Collection[str]) -> Mapping[str, os
     with storage_errors(f"look into {instance.path}"):
         found = {name: instance.stat(name) for name in os.listdir(instance.fd)}
     for name, status in sorted(found.items()):
-        final = name.removesuffix(PART)
+        final = final_name(name)
         if final not in created:
             raise foreign(instance.path / name, "no journal of this host tells of it")
         if not stat.S_ISREG(status.st_mode):
             raise foreign(instance.path / name, "it is no regular file")
-        names = sum(found[other].st_ino == status.st_ino for other in (final, final + PART) if other in found)
+        names = sum(found[other].st_ino == status.st_ino for other in {name, final, final + PART} if other in found)
         if status.st_nlink != names:
             raise foreign(instance.path / name, f"it has {status.st_nlink} names, and {names} of them here")
     return found

@@ -12,6 +12,8 @@ BOOT_LIMIT = 1 << 30
 """Bytes of a kernel or an initrd; a copy refuses a larger one, so none is made."""
 PART = ".part"
 """Suffix of a file that is not whole yet."""
+MANIFEST = ".manifest"
+"""Suffix of the file that tells what a part is known to hold."""
 TRASH = ".trash"
 """Directory beside the instance directories. No VM's: a uid has no dot."""
 
@@ -21,6 +23,11 @@ _CONSOLE_LOGS = re.compile(re.escape(CONSOLE_LOG) + r"(\.[0-9]+)?")
 def disk_file(disk: DomainDisk) -> str:
     """Name of a disk's image. Volume names have no dot, so it is never another file's name."""
     return f"{disk.name}.{disk.format}"
+
+
+def final_name(name: str) -> str:
+    """The name that a file, its part and its manifest come to have."""
+    return name.removesuffix(PART).removesuffix(MANIFEST)
 
 
 def is_console_log(name: str) -> bool:

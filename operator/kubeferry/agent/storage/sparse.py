@@ -1,5 +1,6 @@
 """Copy a file as sparse as it is."""
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ from kubeferry.api import reasons
 
 _CHUNK = 64 << 20
 """Bytes asked of the kernel at once."""
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+"""Modes of fallocate(2)."""
 
 _NO_CLONE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What copy_file_range(2) says where the two file systems differ in kind, or lack it."""
@@ -36,6 +41,17 @@ def copy_sparse(source: int, target: int) -> None:
     after = os.fstat(source)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise _changed("its size or its time of modification is another")
+
+
+def punch(fd: int, start: int, end: int) -> None:
+    """Have a range of a file read as zeros and occupy nothing; the file keeps its size (fallocate(2), which `os` has not whole).
+
+    Raises:
+        OSError: the file system refused.
+    """
+    if _LIBC.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(start), ctypes.c_int64(end - start)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _changed(seen: str) -> StorageError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.instance import Instance, foreign
-from kubeferry.agent.storage.layout import PART, TRASH, is_console_log
+from kubeferry.agent.storage.layout import TRASH, final_name, is_console_log
 from kubeferry.api import reasons
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -60,7 +60,7 @@ def move_to_trash(instances_path: Path, uid: str, epoch: int, created: Collectio
         instances_path: where the instances lie; the trash, of mode 0700, is made there when it is first needed.
         uid: the VM's uid.
         epoch: the journal's.
-        created: final names that the VM's journal created; each covers its part too.
+        created: final names that the VM's journal created; each covers its part and its manifest too.
         inodes: inode numbers of disks that are whole, by final name.
 
     Returns:
@@ -96,7 +96,7 @@ def _own(instance: Instance, created: Collection[str], inodes: Mapping[str, int]
     for name in sorted(os.listdir(instance.fd)):
         status = instance.stat(name)
         is_file = stat.S_ISREG(status.st_mode)
-        if name.removesuffix(PART) not in created:
+        if final_name(name) not in created:
             if is_file and is_console_log(name):
                 own[name] = status.st_ino
             continue

@@ -38,8 +38,28 @@ class Chunk:
         return self.index * CHUNK
 
 
+def hash_of(content: bytes | bytearray | memoryview) -> bytes:
+    """BLAKE3 of a chunk."""
+    return blake3(content).digest()
+
+
+def length_of(index: int, size: int) -> int:
+    """Bytes of a chunk of an image of that size; 0: it has no such chunk."""
+    return max(0, min(CHUNK, size - index * CHUNK))
+
+
+def count_of(size: int) -> int:
+    """Chunks of an image of that size."""
+    return -(-size // CHUNK)
+
+
+def is_zero(digest: bytes, length: int) -> bool:
+    """Whether that is the hash of so many zeros."""
+    return digest == (_ZERO if length == CHUNK else hash_of(bytes(length)))
+
+
 class ImageDigest:
-    """The digest of an image whose chunks come in order; those that do not come are holes."""
+    """The digest of an image whose chunks come in order; those that do not come are zeros."""
 
     def __init__(self, size: int) -> None:
         """`size` is the image's, in bytes."""
@@ -47,33 +67,34 @@ class ImageDigest:
         self._next = 0
         self._hash = blake3(size.to_bytes(8, "little"))
 
-    def add(self, chunk: Chunk) -> None:
-        """Take in the next chunk that holds data."""
-        self._holes(chunk.index)
-        self._hash.update(blake3(chunk.content).digest())
-        self._next = chunk.index + 1
+    def add(self, index: int, digest: bytes) -> None:
+        """Take in the hash of the next chunk that holds data."""
+        self._zeros(index)
+        self._hash.update(digest)
+        self._next = index + 1
 
     def hexdigest(self) -> str:
         """The digest; no chunk may come afterwards."""
         whole, rest = divmod(self._size, CHUNK)
-        self._holes(whole)
+        self._zeros(whole)
         if rest and self._next == whole:
-            self._hash.update(blake3(bytes(rest)).digest())
+            self._hash.update(hash_of(bytes(rest)))
         return self._hash.hexdigest()
 
-    def _holes(self, until: int) -> None:
+    def _zeros(self, until: int) -> None:
         while self._next < until:
             count = min(until - self._next, _BATCH)
             self._hash.update(_ZERO * count)
             self._next += count
 
 
-def digest(fd: int, on_chunk: Callable[[], None]) -> str:
+def digest(fd: int, on_chunk: Callable[[], None], known: dict[int, bytes] | None = None) -> str:
     """The digest of an open file.
 
     Args:
         fd: open for reading; its offset is moved.
         on_chunk: called before each chunk that is read; what it raises is passed on.
+        known: takes the hash of each chunk that holds data, by index.
 
     Raises:
         StorageError: `SourceUnusable`: the file shrank meanwhile.
@@ -83,7 +104,10 @@ def digest(fd: int, on_chunk: Callable[[], None]) -> str:
     image = ImageDigest(size)
     for chunk in chunks(fd, size):
         on_chunk()
-        image.add(chunk)
+        found = hash_of(chunk.content)
+        image.add(chunk.index, found)
+        if known is not None:
+            known[chunk.index] = found
     return image.hexdigest()
 
 

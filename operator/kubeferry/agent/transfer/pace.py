@@ -23,8 +23,8 @@ class Pace:
         self._signs = 0
         self._told: tuple[float, int] | None = None  # when, and how many bytes
 
-    def __call__(self, done: int, total: int) -> None:
-        """So many bytes of so many are sent."""
+    def __call__(self, done: int, total: int, sent: int) -> None:
+        """The target has so many bytes of so many, and so many went over the network for it."""
         moved, self._seen = self._seen != (done, total), (done, total)
         self._signs += not moved
         now = self._clock()
@@ -32,7 +32,7 @@ class Pace:
             return
         rate = self._rate(now, done)
         self._told = (now, done)
-        self._tell(TaskProgress(bytes_total=total, bytes_done=done, signs=self._signs, rate=rate))
+        self._tell(TaskProgress(bytes_total=total, bytes_done=done, bytes_sent=sent, signs=self._signs, rate=rate))
 
     def _due(self, now: float, done: int, total: int, *, moved: bool) -> bool:
         if self._told is None or (moved and done == total):

@@ -1,8 +1,6 @@
 """The other hosts: which of them may call this one, where each is, and what this one does at them."""
 
 import asyncio
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +11,14 @@ from pydantic import ValidationError
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import storage_errors
+from kubeferry.agent.transfer.children import Child, Children
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.keys import Keys
-from kubeferry.agent.transfer.pace import Pace
-from kubeferry.agent.transfer.sender import Sent, make_directory, send
+from kubeferry.agent.transfer.preflight import preflight
+from kubeferry.agent.transfer.processes import NewLimit, SendJob, SendWord, Sent
 from kubeferry.agent.transfer.sshd import authorized_keys, write_authorized_keys
 from kubeferry.agent.transfer.threads import finished, unstoppable
+from kubeferry.agent.transfer.vocabulary import SENDING
 from kubeferry.agent.transfer.wire import Request
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode, SshEndpoint
@@ -32,7 +32,7 @@ SOCKET = "agent.sock"
 """Where the agent takes copies, below its run path."""
 
 THREADS = 64
-"""Preflights, and copies, at a time: more than a node moves at once."""
+"""Preflights at a time: more than a node moves at once."""
 
 
 log = structlog.get_logger(__name__)
@@ -100,31 +100,43 @@ class Peers:
 
 
 class Outbound:
-    """What this host does at others: each of its methods runs in a thread, and has ended when it returns."""
+    """What this host does at others; whatever one of its methods began has ended when it returns."""
 
-    def __init__(self, machine: Machine, peers: Peers, keys: Keys, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds and never goes back; it is asked from threads."""
+    def __init__(self, machine: Machine, peers: Peers, keys: Keys, children: Children) -> None:
         self._machine = machine
         self._peers = peers
         self._keys = keys
-        self._clock = clock
-        # Apart, and enough of them: a VM is off while its copy waits, and a Preflight that waits would be taken for one that hangs.
+        self._children = children
         self._preflights = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="preflight")
-        self._copies = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="copy")
+        self._sending: dict[tuple[str, int], Child] = {}  # by uid of the VM and number of the task
+        self._limits: dict[tuple[str, int], int | None] = {}
 
     async def preflight(self, task: HostTaskSpec) -> None:
-        """Reach the target as a copy will, and have the VM's instance directory made there.
+        """Do all that a copy will need, but the copy.
 
         Raises:
             RefusedError: `InvalidTask`: the task lacks its parameters.
-            TransferError: the target can't be reached, or refuses.
+            TransferError: the target can't be reached, or refuses; or storage is not each one's own.
             KubeError: the API server did not answer.
         """
         if task.preflight is None:
             raise _lacking(task)
         endpoint = await self._peers.endpoint(task.preflight.target, task.preflight.target_host_id)
-        work = self._preflights.submit(make_directory, endpoint, self._keys.identity, _request(task))
+        path, host_id = self._machine.settings.instances_path, self._machine.host_id
+        work = self._preflights.submit(preflight, endpoint, self._keys.identity, _request(task), path, host_id)
         await finished(work, unstoppable)
+
+    def saw(self, task: HostTaskSpec, *, ended: bool) -> None:
+        """A task of this host is told of: a Copy that has not ended goes by its limit from now on, whether it runs or is to begin."""
+        if task.copy is None:
+            return
+        key = (task.placement.name, task.seq)
+        if ended:
+            self._limits.pop(key, None)
+            return
+        self._limits[key] = task.copy.bandwidth_limit
+        if key in self._sending:
+            self._sending[key].tell(NewLimit(limit=task.copy.bandwidth_limit))
 
     async def copy(self, task: HostTaskSpec, journal: Journal, on_progress: Callable[[TaskProgress], None]) -> Sent:
         """Send every file that the journal created, and wait until the target has verified them.
@@ -132,7 +144,7 @@ class Outbound:
         Args:
             task: of verb Copy.
             journal: of the copy here; nobody writes to it meanwhile.
-            on_progress: told in the event loop how far it is, as `Pace` does, and at the end of the data.
+            on_progress: told how far it is, as `Pace` does, and at the end of the data.
 
         Raises:
             RefusedError: `InvalidTask`: the task lacks its parameters.
@@ -142,28 +154,45 @@ class Outbound:
         """
         if task.copy is None:
             raise _lacking(task)
+        key = (task.placement.name, task.seq)
         endpoint = await self._peers.endpoint(task.copy.target, task.copy.target_host_id)
-        stopped = threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def tell(progress: TaskProgress) -> None:
-            loop.call_soon_threadsafe(on_progress, progress)
-
-        work = self._copies.submit(
-            send,
-            endpoint,
-            self._keys.identity,
-            _request(task),
-            self._machine.instance(journal.uid),
-            journal.created,
-            Pace(self._clock, tell),
-            stopped.is_set,
+        job = SendJob(
+            endpoint=endpoint,
+            identity=str(self._keys.identity),
+            request=_request(task),
+            directory=str(self._machine.instance(journal.uid)),
+            names=journal.created,
+            limit=self._limits.get(key, task.copy.bandwidth_limit),
         )
-        return await finished(work, stopped.set)
+        try:
+            async with self._children.started(SENDING, job) as child:
+                self._sending[key] = child
+                child.tell(NewLimit(limit=self._limits.get(key, job.limit)))
+                return await _sent(child, on_progress)
+        finally:
+            self._sending.pop(key, None)
+
+
+async def _sent(child: Child, on_progress: Callable[[TaskProgress], None]) -> Sent:
+    while True:
+        word = await child.word(SendWord)
+        if word.error is not None:
+            raise TransferError(word.error.reason, word.error.message, retryable=word.error.retryable)
+        if word.sent is not None:
+            return word.sent
+        if word.progress is not None:
+            on_progress(word.progress)
 
 
 def _request(task: HostTaskSpec) -> Request:
-    return Request(uid=task.placement.name, epoch=task.epoch, epoch_id=task.epoch_id)
+    names = structlog.contextvars.get_contextvars()  # as this host's own log lines tell them
+    return Request(
+        uid=task.placement.name,
+        epoch=task.epoch,
+        epoch_id=task.epoch_id,
+        vm=str(names.get("vm", "")),
+        migration=str(names.get("migration", "")),
+    )
 
 
 def _lacking(task: HostTaskSpec) -> RefusedError:

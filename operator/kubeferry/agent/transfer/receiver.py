@@ -1,26 +1,21 @@
-"""The receiving end of a copy, at the target: what is said to the sender. What is done with the files is `landing`'s."""
+"""The receiving end of a copy, at the target: what is said to the sender, and who does what.
+
+What is done with names and journal is `landing`'s, what is done with the data is a process's of its own (`filling`).
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from kubeferry.agent.transfer import tls
+from kubeferry.agent.transfer.children import Children
+from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.landing import Landing
-from kubeferry.agent.transfer.threads import completed, finished
-from kubeferry.agent.transfer.wire import (
-    Answer,
-    AnswerState,
-    Digests,
-    Frame,
-    FrameType,
-    broken,
-    frame,
-    message,
-    next_frame,
-    parse,
-    parse_data,
-)
+from kubeferry.agent.transfer.processes import PartJob, ReceiveJob, ReceiveWord
+from kubeferry.agent.transfer.threads import completed
+from kubeferry.agent.transfer.vocabulary import RECEIVING
+from kubeferry.agent.transfer.wire import Answer, AnswerState, DataPort, Frame, FrameType, broken, frame, message, next_frame
 
 T = TypeVar("T")
 
@@ -76,55 +71,82 @@ class SignsOfLife:
             self._writer.write(frame(FrameType.ALIVE))
 
 
-async def receive(landing: Landing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, life: SignsOfLife) -> None:
-    """Take a copy. However this ends, no thread works on its files any more.
+class Receiver:
+    """Takes copies."""
 
-    Args:
-        landing: where the files go.
-        reader: the frames after the announcement.
-        writer: takes the answers.
-        life: told until the first answer: what an earlier try left may take its time to be removed.
+    def __init__(self, children: Children, address: str, ports: range) -> None:
+        """For one host.
 
-    Raises:
-        TransferError: the stream broke, is not what was announced, or what was read back is something else.
-        RefusedError: the copy is not for this sender to fill.
-        StorageError: the file system or the journal refused.
-    """
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="receiver")
-    try:
-        await _receive(_Calls(thread, landing), landing, reader, writer, life)
-    finally:
+        Args:
+            children: starts what takes the data.
+            address: of this host, where data may come.
+            ports: for it.
+        """
+        self._children = children
+        self._address = address
+        self._ports = ports
+
+    async def receive(
+        self, landing: Landing, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, life: SignsOfLife
+    ) -> None:
+        """Take a copy. However this ends, neither a thread nor a process works on its files any more.
+
+        Args:
+            landing: where the files go.
+            peer: the sender's certificate.
+            reader: ends when the sender gives up.
+            writer: takes the answers.
+            life: told until the first answer: the file system may take its time.
+
+        Raises:
+            TransferError: the stream broke, is not what was announced, or what was read back is something else.
+            RefusedError: the copy is not for this sender to fill.
+            StorageError: the file system or the journal refused.
+        """
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="receiver")
         try:
-            await completed(thread.submit(landing.close))
+            begun = await completed(thread.submit(landing.begin))
+            life.stop()
+            digest = None
+            if begun:
+                filled = await self._filled(landing, peer, reader, writer)
+                digest = await completed(thread.submit(landing.publish, filled.digests or {}, filled.sent or {}))
+            await tell(writer, Answer(state=AnswerState.VERIFIED, digest=digest))
         finally:
-            thread.shutdown(wait=False)
+            try:
+                await completed(thread.submit(landing.close))
+            finally:
+                thread.shutdown(wait=False)
+
+    async def _filled(self, landing: Landing, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> ReceiveWord:
+        own, token = tls.make_identity(), tls.make_token()
+        with tls.listen(self._address, self._ports) as listener:
+            job = ReceiveJob(
+                listener=listener.fileno(),
+                parts=tuple(PartJob(header=part.header, part=part.fd, manifest=part.manifest, fresh=part.fresh) for part in landing.parts),
+                own=own,
+                peer=peer,
+                token=token,
+            )
+            descriptors = [listener.fileno(), *(fd for part in landing.parts for fd in (part.fd, part.manifest))]
+            async with self._children.started(RECEIVING, job, descriptors) as child:
+                data = DataPort(port=listener.getsockname()[1], token=token, certificate=own.certificate)
+                listener.close()
+                await tell(writer, Answer(state=AnswerState.READY, data=data))
+                word = await unless_ended(reader, child.word(ReceiveWord))
+        if word.error is not None:
+            raise TransferError(word.error.reason, word.error.message, retryable=word.error.retryable)
+        return word
 
 
-class _Calls:
-    """Calls of a landing, one at a time, in its thread."""
-
-    def __init__(self, thread: ThreadPoolExecutor, landing: Landing) -> None:
-        self._thread = thread
-        self._landing = landing
-
-    async def __call__(self, call: Callable[[], T]) -> T:
-        return await finished(self._thread.submit(call), self._landing.stop)
-
-
-async def _receive(call: _Calls, landing: Landing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, life: SignsOfLife) -> None:
-    begun = await call(landing.begin)
-    life.stop()
-    if not begun:
-        await tell(writer, Answer(state=AnswerState.VERIFIED))
-        return
-    await tell(writer, Answer(state=AnswerState.READY))
-    while (got := await read_frame(reader)).type == FrameType.DATA:
-        await call(partial(landing.write, parse_data(got)))
-    theirs = parse(Digests, got, FrameType.END)
-    loop = asyncio.get_running_loop()
-
-    def on_alive() -> None:
-        loop.call_soon_threadsafe(writer.write, frame(FrameType.ALIVE))
-
-    digest = await call(partial(landing.finish, theirs.files, on_alive))
-    await tell(writer, Answer(state=AnswerState.VERIFIED, digest=digest))
+async def unless_ended(reader: asyncio.StreamReader, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of the work, unless the sender gives up before: it has nothing more to say, so whatever it says is that."""
+    doing, ended = asyncio.ensure_future(work), asyncio.ensure_future(reader.read(1))
+    try:
+        await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            return doing.result()
+    finally:
+        doing.cancel()
+        ended.cancel()
+    raise broken("the sender gave up, or is gone; see its agent's log")

@@ -1,4 +1,4 @@
-"""The sending end of a copy, at the source: it reads, hashes and sends, in a thread."""
+"""The sending end of a copy, at the source: it reads, hashes, and sends what the target does not have."""
 
 import os
 import stat
@@ -10,12 +10,14 @@ from pathlib import Path
 from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.space import allocated_bytes
 from kubeferry.agent.storage.sparse import extents
-from kubeferry.agent.transfer.digest import ImageDigest, chunks, combined
+from kubeferry.agent.transfer import tls
+from kubeferry.agent.transfer.digest import Chunk, ImageDigest, chunks, combined, count_of, hash_of, is_zero
 from kubeferry.agent.transfer.errors import TransferError
+from kubeferry.agent.transfer.processes import SendJob, Sent
 from kubeferry.agent.transfer.ssh import Line, connect, run
-from kubeferry.agent.transfer.vocabulary import MAKE_DIRECTORY, RECEIVE
+from kubeferry.agent.transfer.throttle import PIECE, Throttle
+from kubeferry.agent.transfer.vocabulary import RECEIVE
 from kubeferry.agent.transfer.wire import (
-    DATA_LIMIT,
     Announcement,
     Answer,
     AnswerState,
@@ -24,22 +26,22 @@ from kubeferry.agent.transfer.wire import (
     FrameType,
     Request,
     broken,
-    data,
+    chunk_frame,
+    frame,
     message,
     parse,
+    parse_known,
+    zeros_frame,
 )
 from kubeferry.api import reasons
-from kubeferry.api.computenode import SshEndpoint
 
+Progress = Callable[[int, int, int], None]
+"""Told how many bytes of data the target has, how many there are, holes left out, and how many went over the network."""
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A copy that the target has verified."""
-
-    bytes_copied: int
-    """Bytes of data that were sent, holes left out; 0 where the target had it whole already."""
-    digest: str | None
-    """Of all files together; None where the target had them whole already."""
+ROUNDS = 2
+"""What differs after the first is sent again, once."""
+ALIVE_EVERY = 16
+"""Chunks (64 MiB) that the target has, and that are only read, between two signs of life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,122 +55,201 @@ class _Source:
     """Bytes of data in it, holes left out."""
 
 
-def make_directory(endpoint: SshEndpoint, identity: Path, request: Request) -> None:
-    """Have the target make the VM's instance directory.
-
-    Raises:
-        TransferError: the target can't be reached, or refuses; its own reason is told then.
-    """
-    with connect(endpoint, identity) as transport, run(transport, MAKE_DIRECTORY) as line:
-        line.send(message(request))
-        _expect(_answer(line, _go_on_always), AnswerState.MADE)
-
-
-def send(
-    endpoint: SshEndpoint,
-    identity: Path,
-    request: Request,
-    directory: Path,
-    names: Sequence[str],
-    on_progress: Callable[[int, int], None],
-    stop: Callable[[], bool],
-) -> Sent:
+def send(job: SendJob, throttle: Throttle, on_progress: Progress) -> Sent:
     """Send a stopped VM's files, and wait until the target has verified them.
 
     Args:
-        endpoint: the target.
-        identity: path of this host's private key.
-        request: which copy is meant.
-        directory: the VM's instance directory.
-        names: of the files to send.
-        on_progress: told bytes sent and bytes to send, holes left out, at the start, after each frame, and at each sign of life.
-        stop: asked for each chunk, and for each sign of life of the target; True ends the copy.
+        job: what is to be sent where.
+        throttle: how fast.
+        on_progress: told at the start, as data goes, and at each sign of life.
 
     Raises:
-        TransferError: the target can't be reached, refuses, or has read back something else (`DigestMismatch`); the stream broke;
-            `stop` said so.
+        TransferError: the target can't be reached, refuses, or has read back something else twice (`DigestMismatch`); the stream broke.
         StorageError: a file is missing, is none, or changed while it was read.
     """
-    _go_on(stop)
-    with _opened(directory, names) as sources, connect(endpoint, identity) as transport, run(transport, RECEIVE) as line:
-        copy = _Copy(line, sources, on_progress, stop)
-        line.send(message(_announcement(request, sources)))
-        answer = _answer(line, copy.alive)
+    own = tls.make_identity()
+    with (
+        opened(Path(job.directory), job.names) as sources,
+        connect(job.endpoint, Path(job.identity)) as transport,
+        run(transport, RECEIVE) as line,
+    ):
+        copy = Copy(sources, throttle, on_progress)
+        line.send(message(_announcement(job.request, sources, own.certificate)))
+        answer = answered(line, copy.alive)
         if answer.state == AnswerState.VERIFIED:
-            return Sent(0, None)
-        _expect(answer, AnswerState.READY)
-        return copy.run()
+            return Sent(bytes_sent=0)
+        expect(answer, AnswerState.READY)
+        if answer.data is None:
+            raise broken("the target does not tell where the data may come; see that both agents are of one version")
+        try:
+            with tls.connect(job.endpoint.address, answer.data, own) as stream:
+                ours = combined(copy.run(stream))
+        except TransferError as error:
+            raise _refusal_behind(line, error) from error
+        answer = answered(line, copy.alive)
+        expect(answer, AnswerState.VERIFIED)
+        if answer.digest != ours:
+            raise TransferError(reasons.DIGEST_MISMATCH, f"the target has read back {answer.digest}, {ours} was sent", retryable=True)
+        return Sent(bytes_sent=copy.sent, digest=ours)
 
 
-class _Copy:
+class Copy:
     """The files on their way."""
 
-    def __init__(self, line: Line, sources: Sequence[_Source], on_progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
-        self._line = line
+    def __init__(self, sources: Sequence[_Source], throttle: Throttle, on_progress: Progress) -> None:
+        """Of these files, at that speed; `on_progress` is told as of `send`."""
         self._sources = sources
+        self._throttle = throttle
         self._on_progress = on_progress
-        self._stop = stop
-        self._done = 0
         self._total = sum(source.data for source in sources)
-
-    def run(self) -> Sent:
-        self._on_progress(0, self._total)
-        try:
-            digests = {}
-            for index, source in enumerate(self._sources):
-                with storage_errors(f"read {source.name}"):
-                    digests[source.name] = self._file(index, source)
-            self._line.send(message(Digests(files=digests), FrameType.END))
-        except TransferError as error:
-            refusal = self._refusal_behind(error)
-            if refusal is None:
-                raise
-            raise refusal from error
-        answer = _answer(self._line, self.alive)
-        _expect(answer, AnswerState.VERIFIED)
-        if answer.digest != (ours := combined(digests)):
-            raise TransferError(reasons.DIGEST_MISMATCH, f"the target has read back {answer.digest}, {ours} was sent", retryable=True)
-        return Sent(self._done, ours)
+        self._done = 0
+        self.sent = 0
+        """Bytes of data that went over the network."""
 
     def alive(self) -> None:
         """The target is at work, although no byte moves."""
-        _go_on(self._stop)
-        self._on_progress(self._done, self._total)
+        self._on_progress(self._done, self._total, self.sent)
 
-    def _file(self, index: int, source: _Source) -> str:
-        """Send a file; its digest."""
-        size = source.status.st_size
+    def run(self, stream: tls.Stream) -> dict[str, str]:
+        """Rounds, until the target has read back what was sent; the digest of each file."""
+        for _ in range(ROUNDS):
+            known = _known(stream, len(self._sources))
+            self._done = 0
+            self.alive()
+            digests = {}
+            for place, source in enumerate(self._sources):
+                with storage_errors(f"read {source.name}"):
+                    digests[source.name] = _File(self, stream, place, source).send(known[place])
+                _check_unchanged(source)
+            stream.send(message(Digests(files=digests), FrameType.END))
+            if self._same(stream):
+                return digests
+        raise TransferError(
+            reasons.DIGEST_MISMATCH,
+            "what the target has read back is twice not what was sent; see the kernel logs of both hosts",
+            retryable=True,
+        )
+
+    def _same(self, stream: tls.Stream) -> bool:
+        while (got := stream.receive()).type == FrameType.ALIVE:
+            self.alive()
+        answer = parse(Answer, got)
+        if answer.state == AnswerState.DIFFERS:
+            return False
+        expect(answer, AnswerState.SAME)
+        return True
+
+    def had(self, count: int) -> None:
+        """The target has so many bytes of data already."""
+        self._done += count
+        self.alive()
+
+    def pass_on(self, stream: tls.Stream, piece: memoryview) -> None:
+        """Send bytes of data."""
+        for start in range(0, len(piece), PIECE):
+            some = piece[start : start + PIECE]
+            self._throttle.take(len(some))
+            stream.send(some)
+            self.sent += len(some)
+            self.had(len(some))
+
+
+class _File:
+    """One file, in one round."""
+
+    def __init__(self, copy: Copy, stream: tls.Stream, place: int, source: _Source) -> None:
+        self._copy = copy
+        self._stream = stream
+        self._place = place
+        self._source = source
+        self._zeros_from = 0
+        self._only_read = 0
+
+    def send(self, known: dict[int, bytes]) -> str:
+        """Send what the target lacks; the digest of the file."""
+        size = self._source.status.st_size
         image = ImageDigest(size)
-        for chunk in chunks(source.fd, size):
-            _go_on(self._stop)
-            image.add(chunk)
-            content = memoryview(chunk.content)
-            for start, end in chunk.extents:
-                for offset in range(start, end, DATA_LIMIT):
-                    stretch = content[offset - chunk.start : min(offset + DATA_LIMIT, end) - chunk.start]
-                    self._send(index, offset, stretch)
-        _check_unchanged(source)
+        for chunk in chunks(self._source.fd, size):
+            found = hash_of(chunk.content)
+            image.add(chunk.index, found)
+            data = sum(end - start for start, end in chunk.extents)
+            if is_zero(found, len(chunk.content)):
+                self._read_only(data)
+                continue
+            self._send_zeros(chunk.index)
+            self._zeros_from = chunk.index + 1
+            if known.get(chunk.index) == found:
+                self._read_only(data)
+            else:
+                self._send_chunk(chunk, found)
+        self._send_zeros(count_of(size))
         return image.hexdigest()
 
-    def _send(self, index: int, offset: int, stretch: memoryview) -> None:
-        if self._line.has_frame():
-            raise _refusal(parse(Answer, self._line.receive()))
-        self._line.send(data(index, offset, stretch))
-        self._done += len(stretch)
-        self._on_progress(self._done, self._total)
+    def _send_zeros(self, until: int) -> None:
+        if self._zeros_from < until:
+            self._stream.send(zeros_frame(self._place, self._zeros_from, until))
 
-    def _refusal_behind(self, error: TransferError) -> TransferError | None:
-        """Why the target ended the stream, where it said so before: its disk is full, say."""
-        if error.reason != reasons.TRANSFER_BROKEN or not self._line.has_frame():
-            return None
-        try:
-            return _refusal(parse(Answer, self._line.receive()))
-        except TransferError:
-            return None
+    def _send_chunk(self, chunk: Chunk, found: bytes) -> None:
+        stretches = [(start - chunk.start, end - chunk.start) for start, end in chunk.extents]
+        head, *content = chunk_frame(self._place, chunk.index, found, chunk.content, stretches)
+        self._stream.send(head)
+        for piece in content:
+            self._copy.pass_on(self._stream, piece)
+
+    def _read_only(self, data: int) -> None:
+        self._copy.had(data)
+        self._only_read += 1
+        if self._only_read % ALIVE_EVERY == 0:
+            self._stream.send(frame(FrameType.ALIVE))
+
+
+def answered(line: Line, on_alive: Callable[[], None]) -> Answer:
+    """The target's next answer; while it is at work, it says so."""
+    while (got := line.receive()).type == FrameType.ALIVE:
+        on_alive()
+    return parse(Answer, got)
+
+
+def expect(answer: Answer, state: AnswerState) -> None:
+    """Go on, if the target gave that answer.
+
+    Raises:
+        TransferError: it refused, for its own reason, or gave another.
+    """
+    if answer.state != state:
+        raise _refusal(answer)
+
+
+def _refusal(answer: Answer) -> TransferError:
+    if answer.error is None:
+        return broken(f"the target answered {answer.state}, which was not asked; see that both agents are of one version")
+    return TransferError(answer.error.reason, f"the target refuses: {answer.error.message}", retryable=answer.error.retryable)
+
+
+def _refusal_behind(line: Line, error: TransferError) -> TransferError:
+    """Why the target ended the data stream, if it says so: its disk is full, say."""
+    try:
+        return _refusal(parse(Answer, line.last_frame()))
+    except TransferError:
+        return error
+
+
+def _known(stream: tls.Stream, files: int) -> list[dict[int, bytes]]:
+    """What the target has of each file."""
+    known: list[dict[int, bytes]] = [{} for _ in range(files)]
+    while (got := stream.receive_news()).type == FrameType.KNOWN:
+        place, hashes = parse_known(got)
+        if place >= files:
+            raise broken(f"the target tells of file {place}, {files} were announced")
+        known[place] |= hashes
+    if got.type != FrameType.GO:
+        raise broken(f"a frame of type {got.type.name} came, KNOWN or GO was expected; see that both agents are of one version")
+    return known
 
 
 @contextmanager
-def _opened(directory: Path, names: Sequence[str]) -> Iterator[Sequence[_Source]]:
+def opened(directory: Path, names: Sequence[str]) -> Iterator[Sequence[_Source]]:
+    """The files of that directory, open; raises `StorageError` where one is none."""
     with ExitStack() as stack:
         with storage_errors(f"open the files in {directory}"):
             parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -178,7 +259,7 @@ def _opened(directory: Path, names: Sequence[str]) -> Iterator[Sequence[_Source]
 
 
 def _open(stack: ExitStack, parent: int, directory: Path, name: str) -> _Source:
-    # O_NONBLOCK: a pipe without a writer would hold the thread for ever.
+    # O_NONBLOCK: a pipe without a writer would hold this for ever.
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
     stack.callback(os.close, fd)
     status = os.fstat(fd)
@@ -190,9 +271,9 @@ def _open(stack: ExitStack, parent: int, directory: Path, name: str) -> _Source:
     return _Source(name, fd, status, sum(end - start for start, end in extents(fd, status.st_size)))
 
 
-def _announcement(request: Request, sources: Sequence[_Source]) -> Announcement:
+def _announcement(request: Request, sources: Sequence[_Source], certificate: str) -> Announcement:
     files = tuple(FileHeader(name=source.name, size=source.status.st_size, allocated=allocated_bytes(source.status)) for source in sources)
-    return Announcement(request=request, files=files)
+    return Announcement(request=request, files=files, certificate=certificate)
 
 
 def _check_unchanged(source: _Source) -> None:
@@ -200,30 +281,3 @@ def _check_unchanged(source: _Source) -> None:
     if (now.st_size, now.st_mtime_ns) != (source.status.st_size, source.status.st_mtime_ns):
         message = f"{source.name} changed while it was sent: its size or its time of modification is another; nobody may write to it"
         raise StorageError(reasons.SOURCE_UNUSABLE, message, retryable=True)
-
-
-def _answer(line: Line, on_alive: Callable[[], None]) -> Answer:
-    """The target's next answer; while it is at work, it says so."""
-    while (got := line.receive()).type == FrameType.ALIVE:
-        on_alive()
-    return parse(Answer, got)
-
-
-def _expect(answer: Answer, state: AnswerState) -> None:
-    if answer.state != state:
-        raise _refusal(answer)
-
-
-def _refusal(answer: Answer) -> TransferError:
-    if answer.error is None:
-        return broken(f"the target answered {answer.state}, which was not asked; see that both agents are of one version")
-    return TransferError(answer.error.reason, f"the target refuses: {answer.error.message}", retryable=answer.error.retryable)
-
-
-def _go_on(stop: Callable[[], bool]) -> None:
-    if stop():
-        raise broken("the copy was stopped at this host")
-
-
-def _go_on_always() -> None:
-    """The `on_alive` of what is short."""

@@ -1,4 +1,4 @@
-"""Where `ssh-serve` brings other agents: a unix socket on which this host's agent takes their copies."""
+"""Where `ssh_serve` brings other agents: a unix socket on which this host's agent takes their copies."""
 
 import asyncio
 import socket
@@ -15,20 +15,22 @@ from pydantic import Field, ValidationError
 from kubeferry.agent.errors import FAILURES, defect_error, task_error
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.transfer.children import Children
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.landing import Claim, Landing, make_directory
-from kubeferry.agent.transfer.receiver import SignsOfLife, read_frame, receive, tell
+from kubeferry.agent.transfer.prober import Prober
+from kubeferry.agent.transfer.receiver import Receiver, SignsOfLife, read_frame, tell
 from kubeferry.agent.transfer.receivers import Receivers
 from kubeferry.agent.transfer.threads import finished, unstoppable
-from kubeferry.agent.transfer.vocabulary import HELLO_LIMIT, MAKE_DIRECTORY, RECEIVE
-from kubeferry.agent.transfer.wire import Announcement, Answer, AnswerState, Request, broken, parse
+from kubeferry.agent.transfer.vocabulary import HELLO_LIMIT, MAKE_DIRECTORY, PROBE, RECEIVE
+from kubeferry.agent.transfer.wire import Announcement, Answer, AnswerState, ProbeRequest, Request, broken, parse
 from kubeferry.api.model import Name, load, model
-from kubeferry.api.task import TaskError
+from kubeferry.api.task import TaskError, Verb
 
 STOP_SECONDS = 2.0
 """For what is being received to let go of its files."""
 HELLO_SECONDS = 10.0
-"""In which `ssh-serve` tells who asks what."""
+"""In which `ssh_serve` tells who asks what."""
 
 _BUFFER = 1 << 20
 """Bytes that are read ahead of what is worked on, at most twice as many."""
@@ -46,8 +48,11 @@ class _Hello:
 class TransferService:
     """Takes copies from the agents of other hosts, each as this host's journal allows."""
 
-    def __init__(self, machine: Machine, journals: JournalStore, receivers: Receivers) -> None:
+    def __init__(self, machine: Machine, journals: JournalStore, receivers: Receivers, children: Children) -> None:
         self._machine = machine
+        address, ports = machine.settings.migration_address, machine.settings.data_ports.all
+        self._receiver = Receiver(children, address, ports)
+        self._prober = Prober(machine.settings.instances_path, machine.host_id, address, ports)
         self._journals = journals
         self._receivers = receivers
         self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="transfer")
@@ -107,8 +112,13 @@ class TransferService:
             await self._obey(await _hello(reader), reader, writer, stack)
 
     async def _obey(self, hello: _Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stack: ExitStack) -> None:
-        structlog.contextvars.bind_contextvars(peer=hello.peer, command=hello.command)
-        if hello.command == MAKE_DIRECTORY:
+        verb = Verb.COPY if hello.command == RECEIVE else Verb.PREFLIGHT  # that the other agent is at
+        structlog.contextvars.bind_contextvars(peer=hello.peer, command=hello.command, verb=verb)
+        if hello.command == PROBE:
+            asked = parse(ProbeRequest, await read_frame(reader))
+            claim = Claim(hello.peer, asked.request)
+            work = partial(self._prober.answer, asked, reader, writer)
+        elif hello.command == MAKE_DIRECTORY:
             claim = Claim(hello.peer, parse(Request, await read_frame(reader)))
             work = partial(self._make_directory, claim, writer)
         elif hello.command == RECEIVE:
@@ -116,10 +126,12 @@ class TransferService:
             claim = Claim(hello.peer, announced.request)
             life = SignsOfLife(writer)
             stack.callback(life.stop)
-            work = partial(receive, Landing(self._machine, self._journals, claim, announced.files), reader, writer, life)
+            landing = Landing(self._machine, self._journals, claim, announced.files)
+            work = partial(self._receiver.receive, landing, announced.certificate, reader, writer, life)
         else:
             raise broken(f"the command {hello.command} is none that this agent knows; see that both agents are of one version")
-        structlog.contextvars.bind_contextvars(vm_uid=claim.request.uid, epoch=claim.request.epoch)
+        asks = claim.request
+        structlog.contextvars.bind_contextvars(vm_uid=asks.uid, epoch=asks.epoch, vm=asks.vm, migration=asks.migration)
         # Before the receiver that runs is ended for this one; each looks once more when it is the only one.
         await self._call(partial(claim.journal, self._journals))
         await self._receivers.run(claim.request.uid, work)
@@ -138,15 +150,15 @@ async def _hello(reader: asyncio.StreamReader) -> _Hello:
         async with asyncio.timeout(HELLO_SECONDS):
             line = await reader.readuntil()
     except TimeoutError as error:
-        raise broken(f"ssh-serve did not tell who asks within {HELLO_SECONDS:.0f} s") from error
+        raise broken(f"ssh_serve did not tell who asks within {HELLO_SECONDS:.0f} s") from error
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
-        raise broken(f"ssh-serve did not tell who asks: {error}") from error
+        raise broken(f"ssh_serve did not tell who asks: {error}") from error
     if len(line) > HELLO_LIMIT:
-        raise broken(f"ssh-serve told who asks in {len(line)} bytes, at most {HELLO_LIMIT} were expected")
+        raise broken(f"ssh_serve told who asks in {len(line)} bytes, at most {HELLO_LIMIT} were expected")
     try:
         return load(_Hello, line)
     except ValidationError as error:
-        raise broken(f"ssh-serve told what this agent does not understand: {error.errors()[0]['msg']}") from error
+        raise broken(f"ssh_serve told what this agent does not understand: {error.errors()[0]['msg']}") from error
 
 
 def _listener(path: Path) -> socket.socket:

@@ -5,13 +5,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import paramiko
 
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.keys import key_blob
-from kubeferry.agent.transfer.wire import Frame, broken, read_frame
+from kubeferry.agent.transfer.wire import Frame, FrameType, broken, read_frame
 from kubeferry.api import reasons
 from kubeferry.api.computenode import SshEndpoint
 
@@ -23,6 +24,8 @@ CHANNEL_SECONDS = 15.0
 """Until a channel is open; as much again is given until sshd has begun the command."""
 SILENCE_SECONDS = 60.0
 """Without a byte from the other agent, or without one that it takes."""
+LAST_SECONDS = 10.0
+"""For the reason of an agent that has ended the data."""
 
 USER = "root"
 """Whom sshd lets in, to the one forced command."""
@@ -79,26 +82,28 @@ class Line:
                 f"the line to the other agent broke: {error or type(error).__name__}; see the logs of its agent and sshd"
             ) from error
 
-    def has_frame(self) -> bool:
-        """Whether the other agent has said something."""
-        return self._channel.recv_ready()
-
     def receive(self) -> Frame:
         """The next frame.
 
         Raises:
             TransferError: `TransferBroken`: the line ended, what came is no frame, or nothing came for `SILENCE_SECONDS`.
         """
-        return read_frame(self._read)
+        return read_frame(partial(self._read, SILENCE_SECONDS))
 
-    def _read(self, count: int) -> bytes:
+    def last_frame(self) -> Frame:
+        """What the other agent says where it is known to have given up: as `receive`, but it is not waited for long."""
+        while (got := read_frame(partial(self._read, LAST_SECONDS))).type == FrameType.ALIVE:
+            pass
+        return got
+
+    def _read(self, silence: float, count: int) -> bytes:
         got = bytearray()
         while len(got) < count:
             try:
-                self._channel.settimeout(SILENCE_SECONDS)
+                self._channel.settimeout(silence)
                 more = self._channel.recv(count - len(got))
             except TimeoutError as error:
-                raise broken(f"the other agent said nothing for {SILENCE_SECONDS:.0f} s; see its log, and the load of its disks") from error
+                raise broken(f"the other agent said nothing for {silence:.0f} s; see its log, and the load of its disks") from error
             except _BREAKS as error:
                 raise broken(
                     f"the line to the other agent broke: {error or type(error).__name__}; see the logs of its agent and sshd"

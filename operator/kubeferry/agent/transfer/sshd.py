@@ -125,7 +125,7 @@ def _is_node(name: str) -> bool:
 
 def _line(node: str, blob: bytes, socket: Path) -> str:
     # -P: modules are not looked for in root's home directory, where sshd runs the command.
-    argv = [sys.executable, "-P", "-m", "kubeferry.cli.main", "ssh-serve", "--socket", str(socket), "--peer", node]
+    argv = [sys.executable, "-P", "-m", "kubeferry.cli.ssh_serve", "--socket", str(socket), "--peer", node]
     command = shlex.join(argv)
     if not command.isprintable():
         raise ValueError(f"{command!r} has a control character, which no line of authorized keys can hold")

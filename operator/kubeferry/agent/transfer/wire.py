@@ -1,18 +1,22 @@
 """The frames that two agents exchange: one byte of type, four bytes of length (big-endian), payload.
 
-A length is checked against its type's bound before anything of the payload is read or held.
+Requests and answers go over SSH, what they are about over TLS. A length is checked against its type's bound before anything of
+the payload is read or held.
 """
 
 import asyncio
+import itertools
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
+from kubeferry.agent.storage.probe import Probe
+from kubeferry.agent.transfer.digest import CHUNK
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.api import reasons
 from kubeferry.api.model import Digest, Int, Uid, dump, load, model
@@ -20,8 +24,6 @@ from kubeferry.api.task import TaskError
 
 T = TypeVar("T")
 
-DATA_LIMIT = 1 << 20
-"""Bytes of a file that one frame carries."""
 JSON_LIMIT = 64 << 10
 """Bytes of a message."""
 FILES_LIMIT = 18
@@ -29,8 +31,19 @@ FILES_LIMIT = 18
 SIZE_LIMIT = (1 << 63) - 1
 """The largest size that a file can have (off_t)."""
 
+HASH_LENGTH = 32
+"""Bytes of a chunk's BLAKE3."""
+STRETCHES_LIMIT = CHUNK // 512
+"""Stretches of data in a chunk: no file system has smaller blocks."""
+KNOWN_LIMIT = 16384
+"""Chunks of which one frame tells what the receiver has."""
+
 _HEAD = struct.Struct(">BI")
-_PLACE = struct.Struct(">IQ")
+_PLACE = struct.Struct(">II32sI")
+_STRETCH = struct.Struct(">II")
+_FILE = struct.Struct(">I")
+_KNOWN = struct.Struct(">I32s")
+_RANGE = struct.Struct(">III")
 HEAD_LENGTH = _HEAD.size
 
 
@@ -39,19 +52,28 @@ class FrameType(IntEnum):
 
     MESSAGE = 1
     """A request or an answer, as JSON."""
-    DATA = 2
-    """Bytes of a file."""
+    CHUNK = 2
+    """A chunk of a file that holds data."""
     END = 3
-    """All data was sent; the digests, as JSON."""
+    """All that the receiver lacks was sent; the digests, as JSON."""
     ALIVE = 4
     """Nothing: who sends it is at work."""
+    KNOWN = 5
+    """Chunks of a file that the receiver has, and their hashes."""
+    GO = 6
+    """Nothing: the sender may go on."""
+    ZEROS = 7
+    """A range of chunks that read as zeros."""
 
 
 _LIMITS = {
     FrameType.MESSAGE: JSON_LIMIT,
-    FrameType.DATA: DATA_LIMIT + _PLACE.size,
+    FrameType.CHUNK: _PLACE.size + STRETCHES_LIMIT * _STRETCH.size + CHUNK,
     FrameType.END: JSON_LIMIT,
     FrameType.ALIVE: 0,
+    FrameType.KNOWN: _FILE.size + KNOWN_LIMIT * _KNOWN.size,
+    FrameType.GO: 0,
+    FrameType.ZEROS: _RANGE.size,
 }
 
 
@@ -64,13 +86,35 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
-    """A stretch of a file."""
+class ChunkData:
+    """A chunk on its way."""
 
-    index: int
+    file: int
     """Place of the file in the announcement."""
-    offset: int
-    content: memoryview
+    index: int
+    hash: bytes
+    """BLAKE3 of all of the chunk, what is not in a stretch taken for zeros."""
+    stretches: tuple[tuple[int, memoryview], ...]
+    """Each stretch of data in it: where in the chunk it begins, and what it holds. In order, none in another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """A range of chunks that read as zeros."""
+
+    file: int
+    start: int
+    """Index of the first."""
+    end: int
+    """Index behind the last."""
+
+
+Certificate = Annotated[str, Field(max_length=4096, pattern=r"^[ -~\r\n]+$")]
+"""An X.509 certificate of one session, in PEM (RFC 7468)."""
+Token = Annotated[str, Field(min_length=32, max_length=64)]
+
+
+LogName = Annotated[str, Field(max_length=512)]
 
 
 @model
@@ -80,6 +124,9 @@ class Request:
     uid: Uid
     epoch: Annotated[Int, Field(ge=1)]
     epoch_id: Uid
+    vm: LogName = ""
+    """NAMESPACE/NAME, as the source knows it; so is the Migration's. For the target's log alone."""
+    migration: LogName = ""
 
 
 @model
@@ -99,6 +146,8 @@ class Announcement:
 
     request: Request
     files: Annotated[tuple[FileHeader, ...], Field(min_length=1, max_length=FILES_LIMIT)]
+    certificate: Certificate
+    """The sender's, for the data."""
 
 
 @model
@@ -108,13 +157,60 @@ class Digests:
     files: Annotated[dict[str, Digest], Field(max_length=FILES_LIMIT)]
 
 
+@model
+class DataPort:
+    """Where the data of one session may come."""
+
+    port: Annotated[Int, Field(ge=1, le=65535)]
+    token: Token
+    """Taken once, and only for this session."""
+    certificate: Certificate
+    """The receiver's."""
+
+
+@model
+class Opening:
+    """What a sender says first on a data connection."""
+
+    token: Token
+
+
+@model
+class ProbeRequest:
+    """What a source asks before anything is sent."""
+
+    request: Request
+    probe: Probe
+    """What it has left in its instances path."""
+    certificate: Certificate
+    """Its own, for a connection to the data port."""
+
+
+@model
+class Probed:
+    """What the target saw."""
+
+    seen: bool
+    """Whether what the source has left is there, too."""
+    probe: Probe
+    """What it has left in its own instances path, until the source has ended the line."""
+    data: DataPort
+    """Where the source may see whether data can come."""
+
+
 class AnswerState(StrEnum):
     """How a request ended, or that it may go on."""
 
+    PROBED = "Probed"
+    """The target has looked."""
     MADE = "Made"
     """The directory is there."""
     READY = "Ready"
     """The data may come."""
+    SAME = "Same"
+    """What was read back is what was sent."""
+    DIFFERS = "Differs"
+    """What was read back is something else: what differs is to be sent again."""
     VERIFIED = "Verified"
     """The copy is whole, was read back and found the same, and is journaled."""
     REFUSED = "Refused"
@@ -125,6 +221,9 @@ class Answer:
     """What the receiver says."""
 
     state: AnswerState
+    probed: Probed | None = None
+    data: DataPort | None = None
+    """Where the data may come."""
     digest: Digest | None = None
     """Of all files together, as read back; absent where the copy was whole before."""
     error: TaskError | None = None
@@ -141,9 +240,34 @@ def message(value: object, kind: FrameType = FrameType.MESSAGE) -> bytes:
     return frame(kind, json.dumps(dump(value)).encode())
 
 
-def data(index: int, offset: int, content: bytes | memoryview) -> bytes:
-    """The bytes of a frame that carries a stretch of a file."""
-    return b"".join((_HEAD.pack(FrameType.DATA, _PLACE.size + len(content)), _PLACE.pack(index, offset), content))
+def chunk_frame(file: int, index: int, digest: bytes, content: bytes, extents: Sequence[tuple[int, int]]) -> Iterator[memoryview]:
+    """The bytes of a frame that carries a chunk, in pieces.
+
+    Args:
+        file: place of the file in the announcement.
+        index: of the chunk.
+        digest: BLAKE3 of its content.
+        content: all of it.
+        extents: start and end, in the chunk, of each stretch of data in it.
+    """
+    view = memoryview(content)
+    places = b"".join(_STRETCH.pack(start, end - start) for start, end in extents)
+    head = _PLACE.pack(file, index, digest, len(extents)) + places
+    yield memoryview(_HEAD.pack(FrameType.CHUNK, len(head) + sum(end - start for start, end in extents)) + head)
+    for start, end in extents:
+        yield view[start:end]
+
+
+def known_frames(file: int, hashes: Mapping[int, bytes]) -> Iterator[bytes]:
+    """The bytes of the frames that tell which chunks of a file the receiver has."""
+    entries = iter(hashes.items())
+    while batch := list(itertools.islice(entries, KNOWN_LIMIT)):
+        yield frame(FrameType.KNOWN, _FILE.pack(file) + b"".join(_KNOWN.pack(index, digest) for index, digest in batch))
+
+
+def zeros_frame(file: int, start: int, end: int) -> bytes:
+    """The bytes of a frame that tells of a range of chunks which read as zeros."""
+    return frame(FrameType.ZEROS, _RANGE.pack(file, start, end))
 
 
 def read_frame(read: Callable[[int], bytes]) -> Frame:
@@ -190,16 +314,53 @@ def parse(kind: type[T], got: Frame, expected: FrameType = FrameType.MESSAGE) ->
         raise broken(f"what came is no {kind.__name__}: {where}: {first['msg']}; see that both agents are of one version") from error
 
 
-def parse_data(got: Frame) -> Data:
-    """The stretch of a file that a DATA frame carries.
+def parse_chunk(got: Frame) -> ChunkData:
+    """The chunk that a CHUNK frame carries.
 
     Raises:
-        TransferError: `TransferBroken`: it is too short to say where.
+        TransferError: `TransferBroken`: its stretches are not in order, lie outside of any chunk, or are not what the frame holds.
     """
-    if len(got.payload) < _PLACE.size:
-        raise broken(f"a frame of data has {len(got.payload)} bytes, at least {_PLACE.size} were expected")
-    index, offset = _PLACE.unpack_from(got.payload)
-    return Data(index, offset, memoryview(got.payload)[_PLACE.size :])
+    payload = memoryview(got.payload)
+    if len(payload) < _PLACE.size:
+        raise broken(f"a chunk of {len(payload)} bytes came, at least {_PLACE.size} were expected")
+    file, index, digest, count = _PLACE.unpack_from(payload)
+    at = _PLACE.size + count * _STRETCH.size
+    if len(payload) < at:
+        raise broken(f"a chunk of {len(payload)} bytes came that tells of {count} stretches")
+    stretches = []
+    before = 0
+    for start, length in _STRETCH.iter_unpack(payload[_PLACE.size : at]):
+        if start < before or start + length > CHUNK:
+            raise broken(f"a stretch of {length} bytes at {start} of chunk {index} came; it was expected behind {before}, below {CHUNK}")
+        stretches.append((start, payload[at : at + length]))
+        before, at = start + length, at + length
+    if at != len(payload):
+        raise broken(f"a chunk of {len(payload)} bytes came, its stretches tell of {at}")
+    return ChunkData(file, index, digest, tuple(stretches))
+
+
+def parse_known(got: Frame) -> tuple[int, Mapping[int, bytes]]:
+    """Place of the file, and the chunks of it that the receiver has, as a KNOWN frame tells.
+
+    Raises:
+        TransferError: `TransferBroken`: it has no whole number of entries.
+    """
+    entries = got.payload[_FILE.size :]
+    if len(got.payload) < _FILE.size or len(entries) % _KNOWN.size:
+        raise broken(f"a frame of {len(got.payload)} bytes tells of known chunks, which is no whole number of them")
+    (file,) = _FILE.unpack_from(got.payload)
+    return file, dict(_KNOWN.iter_unpack(entries))
+
+
+def parse_zeros(got: Frame) -> Zeros:
+    """The range that a ZEROS frame tells of.
+
+    Raises:
+        TransferError: `TransferBroken`: it is none.
+    """
+    if len(got.payload) != _RANGE.size:
+        raise broken(f"a range of zeros of {len(got.payload)} bytes came, {_RANGE.size} were expected")
+    return Zeros(*_RANGE.unpack(got.payload))
 
 
 def broken(seen: str) -> TransferError:

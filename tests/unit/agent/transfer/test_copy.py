@@ -1,78 +1,49 @@
-"""A copy from end to end: the sender, a real sshd, its forced command, the agent's socket, and the files at the target."""
+"""A copy from end to end: sender, real sshd, forced command, the agent's socket, receiving process, and the files at the target."""
 
 import asyncio
+import dataclasses
 import os
-import threading
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from builders import UID
 from sshd import CAPACITY, KERNEL, MIB, NAMES, REQUEST, ROOT_DATA, Sshd, Target
 
 from kubeferry.agent.storage.errors import StorageError
-from kubeferry.agent.transfer import ssh, wire
+from kubeferry.agent.transfer import ssh, tls, wire
+from kubeferry.agent.transfer.children import Child
+from kubeferry.agent.transfer.digest import CHUNK
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.keys import Keys
-from kubeferry.agent.transfer.sender import Sent, make_directory, send
+from kubeferry.agent.transfer.landing import Landing
+from kubeferry.agent.transfer.processes import ReceiveWord, SendJob, Sent
+from kubeferry.agent.transfer.sender import send
+from kubeferry.agent.transfer.throttle import Throttle
 from kubeferry.api import reasons
 from kubeferry.api.computenode import SshEndpoint
 from kubeferry.api.role import Role
+from kubeferry.api.task import TaskError
 
 Reached = tuple[Target, Sshd, SshEndpoint, Keys]
+Progress = Callable[[int, int, int], None]
 DATA = len(KERNEL) + sum(map(len, ROOT_DATA.values()))
 
 
-def nothing(_done: int, _total: int) -> None: ...
+def nothing(_done: int, _total: int, _sent: int) -> None: ...
 
 
-def never() -> bool:
-    return False
-
-
-async def copy(reached: Reached, source: Path, on_progress: Callable[[int, int], None] = nothing, stop: Callable[[], bool] = never) -> Sent:
+async def copy(reached: Reached, source: Path, on_progress: Progress = nothing) -> Sent:
     _, _, endpoint, keys = reached
-    return await asyncio.to_thread(send, endpoint, keys.identity, REQUEST, source, NAMES, on_progress, stop)
+    job = SendJob(endpoint=endpoint, identity=str(keys.identity), request=REQUEST, directory=str(source), names=NAMES)
+    return await asyncio.to_thread(send, job, Throttle(None, time.monotonic), on_progress)
 
 
-async def refusal(reached: Reached, source: Path, on_progress: Callable[[int, int], None] = nothing) -> TransferError:
+async def refusal(reached: Reached, source: Path, on_progress: Progress = nothing) -> TransferError:
     with pytest.raises(TransferError) as refused:
         await copy(reached, source, on_progress)
     return refused.value
-
-
-@asynccontextmanager
-async def between(
-    target: Target, relay: Callable[[asyncio.StreamReader, asyncio.StreamWriter], "asyncio.Future[None]"]
-) -> AsyncIterator[None]:
-    """Something that stands between ssh-serve and the agent; `relay` carries what goes to the agent."""
-    behind = target.socket.with_name("behind.sock")
-    await target.service.start(behind)
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        agent_reader, agent_writer = await asyncio.open_unix_connection(behind)
-
-        async def back() -> None:
-            while answer := await agent_reader.read(MIB):
-                writer.write(answer)
-            writer.close()
-
-        answers = asyncio.create_task(back())
-        try:
-            await relay(reader, agent_writer)
-            await answers
-        finally:
-            answers.cancel()
-            agent_writer.close()
-            writer.close()
-
-    server = await asyncio.start_unix_server(connected, target.socket)
-    try:
-        yield
-    finally:
-        server.close()
-        await target.service.stop()
 
 
 async def test_a_copy_is_whole_journaled_and_as_sparse_as_it_was(reached: Reached, source: Path) -> None:
@@ -88,22 +59,21 @@ async def test_a_copy_is_whole_journaled_and_as_sparse_as_it_was(reached: Reache
         assert theirs.stat().st_mode & 0o777 == 0o600
     assert (target.directory / "root.raw").stat().st_blocks * 512 < CAPACITY
     journal = target.journal()
-    assert journal.role == Role.VERIFIED
-    assert journal.created == NAMES
+    assert (journal.role, journal.created, journal.parts) == (Role.VERIFIED, NAMES, {})
     assert {name: disk.inode for name, disk in journal.disks.items()} == {"root": (target.directory / "root.raw").stat().st_ino}
-    assert DATA <= sent.bytes_copied < CAPACITY
+    assert DATA <= sent.bytes_sent < CAPACITY
     assert sent.digest is not None
 
 
 async def test_progress_tells_how_much_data_there_is_and_comes_to_its_end(reached: Reached, source: Path) -> None:
     target = reached[0]
     target.expect()
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, int]] = []
     async with target.serving():
-        sent = await copy(reached, source, lambda done, total: told.append((done, total)))
-    assert told[0] == (0, sent.bytes_copied)
-    assert told[-1] == (sent.bytes_copied, sent.bytes_copied)
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
+        sent = await copy(reached, source, lambda *progress: told.append(progress))
+    assert told[0] == (0, sent.bytes_sent, 0)
+    assert told[-1] == (sent.bytes_sent, sent.bytes_sent, sent.bytes_sent)
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
 
 
 async def test_a_copy_that_is_whole_already_is_not_sent_again(reached: Reached, source: Path) -> None:
@@ -112,113 +82,143 @@ async def test_a_copy_that_is_whole_already_is_not_sent_again(reached: Reached, 
     async with target.serving():
         await copy(reached, source)
         before = (target.directory / "root.raw").stat()
-        assert await copy(reached, source) == Sent(0, None)
+        assert await copy(reached, source) == Sent(bytes_sent=0)
     assert (target.directory / "root.raw").stat() == before
 
 
-async def test_the_directory_is_made(reached: Reached) -> None:
-    target, _, endpoint, keys = reached
-    target.expect()
-    async with target.serving():
-        await asyncio.to_thread(make_directory, endpoint, keys.identity, REQUEST)
-    assert target.directory.is_dir()
-
-
 async def test_a_refusal_comes_through_with_its_reason(reached: Reached, source: Path) -> None:
-    target, _, endpoint, keys = reached
+    target = reached[0]
     target.expect(source="c")
     async with target.serving():
         refused = await refusal(reached, source)
-        assert (refused.reason, refused.retryable) == (reasons.NOT_INCOMING, False)
-        assert "from c" in str(refused)
-        with pytest.raises(TransferError, match="the target refuses: a copy of VM"):
-            await asyncio.to_thread(make_directory, endpoint, keys.identity, REQUEST)
+    assert (refused.reason, refused.retryable) == (reasons.NOT_INCOMING, False)
+    assert "the target refuses: a copy of VM" in str(refused)
+    assert "from c" in str(refused)
     assert target.files() == []
 
 
-async def test_a_full_disk_is_told_by_the_target_while_data_is_still_sent(
-    reached: Reached, source: Path, monkeypatch: pytest.MonkeyPatch
+Spoil = Callable[[int, bytes], bytes | None]
+"""Given what came before and what comes now, what goes on to the data port; None: the connection is cut."""
+
+
+@asynccontextmanager
+async def on_the_way(monkeypatch: pytest.MonkeyPatch, spoil: Spoil) -> AsyncIterator[None]:
+    """Something that stands between the sender and the data port."""
+    real = 0
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, on = await asyncio.open_connection("127.0.0.1", real)
+
+        async def back() -> None:
+            while content := await answers.read(MIB):
+                writer.write(content)
+            writer.close()
+
+        backwards = asyncio.create_task(back())
+        try:
+            before = 0
+            while content := await reader.read(4096):
+                if (goes_on := spoil(before, content)) is None:
+                    break
+                before += len(content)
+                on.write(goes_on)
+                await on.drain()
+        except ConnectionError:
+            pass
+        finally:
+            backwards.cancel()
+            on.close()
+            writer.close()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connect = tls.connect
+
+    def around(address: str, to: wire.DataPort, own: tls.Identity) -> AbstractContextManager[tls.Stream]:
+        nonlocal real
+        real = to.port
+        return connect(address, dataclasses.replace(to, port=port), own)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tls, "connect", around)
+        yield
+    server.close()
+
+
+@pytest.fixture
+def full(source: Path) -> Path:
+    """The disk holds data everywhere: four chunks."""
+    (source / "root.raw").write_bytes(os.urandom(CAPACITY))
+    return source
+
+
+async def test_what_was_durable_before_a_connection_was_cut_is_not_sent_again(
+    reached: Reached, full: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = reached[0]
     target.expect()
-    write = os.pwrite
-
-    def full(fd: int, content: memoryview, offset: int) -> int:
-        if offset >= 4 * MIB:
-            raise OSError(28, "No space left on device")
-        return write(fd, content, offset)
-
-    monkeypatch.setattr(os, "pwrite", full)
     async with target.serving():
-        refused = await refusal(reached, source)
-    assert (refused.reason, refused.retryable) == (reasons.INSUFFICIENT_DISK, False)
-    assert target.files() == []
-    assert target.journal().role == Role.INCOMING
+        async with on_the_way(monkeypatch, lambda before, content: None if before > 2 * CHUNK + MIB else content):
+            refused = await refusal(reached, full)
+        assert (refused.reason, refused.retryable) == (reasons.TRANSFER_BROKEN, True)
+        await target.idle()
+        assert target.still_incoming()
+        told: list[tuple[int, int, int]] = []
+        sent = await copy(reached, full, lambda *progress: told.append(progress))
+    assert sent.bytes_sent == 2 * CHUNK, "of five chunks, the kernel's and two of the disk were there"
+    assert told[-1] == (CAPACITY + len(KERNEL), CAPACITY + len(KERNEL), 2 * CHUNK)
+    assert (target.directory / "root.raw").read_bytes() == (full / "root.raw").read_bytes()
+    assert target.journal().role == Role.VERIFIED
 
 
-async def test_a_byte_that_changed_on_the_way_is_found(reached: Reached, source: Path) -> None:
+async def test_a_byte_that_changed_on_the_way_breaks_the_copy_and_the_next_try_mends_it(
+    reached: Reached, full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = reached[0]
     target.expect()
 
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.readline())
-        spoiled = False
-        while True:
-            got = await wire.next_frame(reader)
-            payload = bytearray(got.payload)
-            if got.type == wire.FrameType.DATA and not spoiled:
-                payload[-1] ^= 1
-                spoiled = True
-            writer.write(wire.frame(got.type, bytes(payload)))
-            if got.type == wire.FrameType.END:
-                return
+    def flipped(before: int, content: bytes) -> bytes:
+        return content[:-1] + bytes([content[-1] ^ 1]) if before > CHUNK + MIB else content
 
-    async with between(target, relay):
-        refused = await refusal(reached, source)
-    assert (refused.reason, refused.retryable) == (reasons.DIGEST_MISMATCH, True)
-    assert "kernel: what was read back" in str(refused)
-    assert target.files() == []
-    assert target.journal().role == Role.INCOMING
+    async with target.serving():
+        async with on_the_way(monkeypatch, flipped):
+            refused = await refusal(reached, full)
+        assert (refused.reason, refused.retryable) == (reasons.TRANSFER_BROKEN, True)
+        await target.idle()
+        assert target.still_incoming()
+        await copy(reached, full)
+    assert (target.directory / "root.raw").read_bytes() == (full / "root.raw").read_bytes()
 
 
-async def test_a_target_that_lies_about_what_it_read_back_is_not_believed(reached: Reached, source: Path) -> None:
+async def test_a_full_disk_is_told_by_the_target_while_data_is_still_sent(
+    reached: Reached, full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = reached[0]
+    target.expect()
+    sending = asyncio.Event()
+    loop = asyncio.get_running_loop()
 
-    async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readline()
-        await wire.next_frame(reader)
-        writer.write(wire.message(wire.Answer(state=wire.AnswerState.READY)))
-        while (await wire.next_frame(reader)).type != wire.FrameType.END:
-            pass
-        writer.write(wire.message(wire.Answer(state=wire.AnswerState.VERIFIED, digest="0" * 64)))
-        writer.close()
+    async def no_room(_self: Child, _kind: object) -> ReceiveWord:
+        await sending.wait()
+        return ReceiveWord(error=TaskError(reason=reasons.INSUFFICIENT_DISK, message="no space left"))
 
-    server = await asyncio.start_unix_server(lie, target.socket)
-    refused = await refusal(reached, source)
-    server.close()
+    monkeypatch.setattr(Child, "word", no_room)
+    async with target.serving():
+        refused = await refusal(reached, full, lambda _done, _total, sent: loop.call_soon_threadsafe(sending.set) if sent else None)
+        await target.idle()
+    assert (refused.reason, refused.retryable, str(refused)) == (reasons.INSUFFICIENT_DISK, False, "the target refuses: no space left")
+    assert target.still_incoming()
+
+
+async def test_a_target_that_lies_about_what_it_read_back_is_not_believed(
+    reached: Reached, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached[0].expect()
+    monkeypatch.setattr(Landing, "publish", lambda *_: "0" * 64)
+    async with reached[0].serving():
+        refused = await refusal(reached, source)
     assert refused.reason == reasons.DIGEST_MISMATCH
     assert f"the target has read back {'0' * 64}" in str(refused)
-
-
-async def test_a_connection_that_is_cut_leaves_an_incoming_copy_and_the_next_try_fills_it(reached: Reached, source: Path) -> None:
-    target = reached[0]
-    target.expect()
-
-    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.readline())
-        for _ in range(4):
-            got = await wire.next_frame(reader)
-            writer.write(wire.frame(got.type, got.payload))
-        writer.close()
-
-    async with between(target, cut):
-        refused = await refusal(reached, source)
-    assert (refused.reason, refused.retryable) == (reasons.TRANSFER_BROKEN, True)
-    assert target.files() == []
-    assert (target.journal().role, target.journal().created) == (Role.INCOMING, NAMES)
-    async with target.serving():
-        await copy(reached, source)
-    assert target.journal().role == Role.VERIFIED
 
 
 async def test_an_agent_that_falls_silent_breaks_the_copy(reached: Reached, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,45 +237,10 @@ async def test_an_agent_that_falls_silent_breaks_the_copy(reached: Reached, sour
     assert "said nothing for 0 s" in str(refused)
 
 
-async def test_a_target_that_takes_nothing_breaks_the_copy(reached: Reached, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with (source / "root.raw").open("r+b") as disk:  # more than all buffers on the way hold
-        disk.write(os.urandom(CAPACITY))
-    hold = asyncio.Event()
-
-    async def ready_and_then_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readline()
-        await wire.next_frame(reader)
-        writer.write(wire.message(wire.Answer(state=wire.AnswerState.READY)))
-        await hold.wait()
-        writer.close()
-
-    def begun(_done: int, _total: int) -> None:
-        monkeypatch.setattr(ssh, "SILENCE_SECONDS", 0.2)
-
-    server = await asyncio.start_unix_server(ready_and_then_silent, reached[0].socket)
-    refused = await refusal(reached, source, begun)
-    hold.set()
-    server.close()
-    assert refused.reason == reasons.TRANSFER_BROKEN
-    assert "took nothing" in str(refused)
-
-
 async def test_without_an_agent_the_forced_command_says_so(reached: Reached, source: Path) -> None:
     refused = await refusal(reached, source)
     assert refused.reason == reasons.TRANSFER_BROKEN
     assert "the agent does not listen on" in str(refused)
-
-
-async def test_a_copy_that_is_stopped_ends_and_leaves_no_part(reached: Reached, source: Path) -> None:
-    target = reached[0]
-    target.expect()
-    stopped = threading.Event()
-    async with target.serving():
-        with pytest.raises(TransferError, match="stopped at this host"):
-            await copy(reached, source, lambda done, _: stopped.set() if done else None, stopped.is_set)
-        async with target.receivers.barred(UID):
-            assert target.files() == []
-    assert target.journal().role == Role.INCOMING
 
 
 async def test_a_file_that_changes_while_it_is_sent_is_no_copy(reached: Reached, source: Path) -> None:
@@ -283,6 +248,6 @@ async def test_a_file_that_changes_while_it_is_sent_is_no_copy(reached: Reached,
     target.expect()
     async with target.serving():
         with pytest.raises(StorageError, match=r"root\.raw changed while it was sent") as refused:
-            await copy(reached, source, lambda done, _: os.utime(source / "root.raw") if done else None)
+            await copy(reached, source, lambda done, *_: os.utime(source / "root.raw") if done else None)
     assert refused.value.reason == reasons.SOURCE_UNUSABLE
     assert target.journal().role == Role.INCOMING

@@ -7,7 +7,7 @@ import pytest
 from blake3 import blake3
 
 from kubeferry.agent.storage.errors import StorageError
-from kubeferry.agent.transfer.digest import CHUNK, ImageDigest, chunks, combined, digest, extents
+from kubeferry.agent.transfer.digest import CHUNK, ImageDigest, chunks, combined, count_of, digest, extents, is_zero, length_of
 from kubeferry.api import reasons
 
 
@@ -126,6 +126,28 @@ def test_what_a_chunk_is_stopped_with_is_passed_on(tmp_path: Path) -> None:
 
     with pytest.raises(InterruptedError):
         digest_of(made(tmp_path / "image", 1, {0: b"x"}), stop)
+
+
+def test_the_hashes_of_what_holds_data_are_told(tmp_path: Path) -> None:
+    path = made(tmp_path / "image", 3 * CHUNK + 5, {CHUNK: b"x" * 4096, 3 * CHUNK: b"12345"})
+    known: dict[int, bytes] = {}
+    with opened(path) as fd:
+        digest(fd, nothing, known)
+    assert known == {1: blake3(b"x" * 4096 + bytes(CHUNK - 4096)).digest(), 3: blake3(b"12345").digest()}
+
+
+@pytest.mark.parametrize(
+    ("index", "size", "length"), [(0, 0, 0), (0, 1, 1), (0, CHUNK, CHUNK), (1, CHUNK, 0), (1, CHUNK + 7, 7), (5, CHUNK, 0)]
+)
+def test_the_last_chunk_of_an_image_may_be_shorter(index: int, size: int, length: int) -> None:
+    assert length_of(index, size) == length
+    assert count_of(size) == sum(length_of(each, size) > 0 for each in range(6))
+
+
+@pytest.mark.parametrize("length", [1, 4096, CHUNK])
+def test_zeros_are_known_by_their_hash(length: int) -> None:
+    assert is_zero(blake3(bytes(length)).digest(), length)
+    assert not is_zero(blake3(bytes(length - 1) + b"x").digest(), length)
 
 
 def test_the_size_counts_where_all_is_hole() -> None:

@@ -20,7 +20,7 @@ def told(*moves: tuple[float, int], total: int = 100) -> list[tuple[float, int, 
     pace = Pace(clock.time, tell)
     for second, done in moves:
         clock.advance(second - (clock.time() - begun))
-        pace(done, total)
+        pace(done, total, done)
     return words
 
 
@@ -46,7 +46,7 @@ def test_while_no_byte_moves_signs_of_life_are_told() -> None:
     clock = ManualClock()
     pace = Pace(clock.time, words.append)
     for done in (0, 5, 5, 5, 5, 5):
-        pace(done, 5)
+        pace(done, 5, done)
         clock.advance(1)
     assert [(word.bytes_done, word.signs) for word in words] == [(0, 0), (5, 0), (5, 2), (5, 4)]
     assert words[-1].rate == 0

@@ -1,14 +1,16 @@
 import asyncio
 import dataclasses
+import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_rig import CHILDREN
 from builders import UID
 from fake_cluster import FakeServer
-from manual_clock import ManualClock
 from samples import node_status
 from sshd import EPOCH, EPOCH_ID, NAMES, Sshd, Target, vm_domain, write_files
 from structlog.testing import capture_logs
@@ -16,12 +18,13 @@ from structlog.testing import capture_logs
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.settings import AgentSettings
+from kubeferry.agent.storage import probe
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.transfer import peers as peers_module
+from kubeferry.agent.transfer import prober, tls
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.keys import Keys, ensure_keys
 from kubeferry.agent.transfer.peers import Outbound, Peers
-from kubeferry.agent.transfer.sender import Sent
 from kubeferry.agent.transfer.sshd import authorized_keys
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode, SshEndpoint
@@ -217,7 +220,7 @@ async def test_an_api_server_that_does_not_answer_is_no_answer(source_host: Sour
 
 
 async def test_tasks_without_parameters_are_refused(source_host: SourceHost) -> None:
-    outbound = Outbound(source_host.machine, source_host.peers, source_host.keys)
+    outbound = Outbound(source_host.machine, source_host.peers, source_host.keys, CHILDREN)
     with pytest.raises(RefusedError, match="lacks the parameters of Preflight"):
         await outbound.preflight(dataclasses.replace(PREFLIGHT, preflight=None))
     with pytest.raises(RefusedError, match="lacks the parameters of Copy") as refused:
@@ -230,16 +233,18 @@ def outbound(reached: Reached, source_host: SourceHost) -> Outbound:
     """Host `a`, whose files lie ready, and which host `b` knows."""
     _, _, ssh, keys = reached
     source_host.node("b", ssh)
-    write_files(source_host.machine.instance(UID))
-    return Outbound(source_host.machine, source_host.peers, keys, ManualClock().time)
+    write_files(source_host.machine.instance(UID))  # and its instances path with it
+    return Outbound(source_host.machine, source_host.peers, keys, CHILDREN)
 
 
-async def test_a_preflight_makes_the_directory_and_nothing_else(reached: Reached, outbound: Outbound) -> None:
+async def test_a_preflight_makes_the_directory_and_nothing_else(reached: Reached, outbound: Outbound, source_host: SourceHost) -> None:
     target = reached[0]
     before = target.expect()
     async with target.serving():
         await outbound.preflight(PREFLIGHT)
     assert (target.directory.is_dir(), target.files(), target.journal()) == (True, [], before)
+    assert os.listdir(target.machine.settings.instances_path) == [UID]
+    assert os.listdir(source_host.machine.settings.instances_path) == [UID]
 
 
 async def test_a_preflight_to_a_host_without_an_agent_fails(outbound: Outbound) -> None:
@@ -248,65 +253,124 @@ async def test_a_preflight_to_a_host_without_an_agent_fails(outbound: Outbound) 
     assert refused.value.reason == reasons.TRANSFER_BROKEN
 
 
-async def test_a_copy_sends_what_the_journal_created_and_tells_its_progress_in_the_loop(reached: Reached, outbound: Outbound) -> None:
+async def test_hosts_that_see_the_same_storage_are_told_apart(reached: Reached, source_host: SourceHost, outbound: Outbound) -> None:
     target = reached[0]
     target.expect()
-    told: list[tuple[TaskProgress, bool]] = []
+    ours, theirs = source_host.machine.settings.instances_path, target.machine.settings.instances_path
+    (ours / UID).rename(ours.with_name("elsewhere"))
+    ours.rmdir()
+    ours.symlink_to(theirs)
     async with target.serving():
-        sent = await outbound.copy(
-            COPY, SEALED, lambda progress: told.append((progress, threading.current_thread() is threading.main_thread()))
-        )
-    assert (target.journal().role, target.files()) == (Role.VERIFIED, list(NAMES))
-    total = sent.bytes_copied
-    # The clock stands still: between the first and the last, nothing is due.
-    assert told == [(TaskProgress(bytes_total=total, bytes_done=done), True) for done in (0, total)]
+        with pytest.raises(TransferError, match="see the same instances' file system") as refused:
+            await outbound.preflight(PREFLIGHT)
+    assert (refused.value.reason, refused.value.retryable) == (reasons.STORAGE_SHARED, False)
+    assert os.listdir(theirs) == []
 
 
-async def test_a_copy_that_is_cancelled_is_stopped_and_waited_for(
-    source_host: SourceHost, ssh_of: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("which", "says"), [("target", "the target sees, the source does not"), ("source", "the source sees what the target has left")]
+)
+async def test_storage_that_only_one_host_sees_is_unknown(
+    which: str, says: str, reached: Reached, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source_host.node("b", ssh_of("b"))
-    loop = asyncio.get_running_loop()
-    begun, go_on, events = asyncio.Event(), threading.Event(), list[str]()
-
-    def sending(*args: Any) -> Sent:
-        loop.call_soon_threadsafe(begun.set)
-        go_on.wait(30)
-        events.append(f"stopped: {args[6]()}")
-        return Sent(0, None)
-
-    monkeypatch.setattr(peers_module, "send", sending)
-    outbound = Outbound(source_host.machine, source_host.peers, source_host.keys)
-    copying = asyncio.create_task(outbound.copy(COPY, SEALED, lambda _: None))
-    await begun.wait()
-    copying.cancel()
-    await asyncio.sleep(0)  # by now, it would have ended
-    await asyncio.sleep(0)
-    assert not copying.done()
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await copying
-    assert events == ["stopped: True"]
+    target = reached[0]
+    target.expect()
+    monkeypatch.setattr(prober if which == "target" else probe, "is_seen", lambda *_: True)
+    async with target.serving():
+        with pytest.raises(TransferError, match=says) as refused:
+            await outbound.preflight(PREFLIGHT)
+    assert (refused.value.reason, target.directory.exists()) == (reasons.STORAGE_UNKNOWN, False)
 
 
-async def test_a_preflight_does_not_wait_for_copies(source_host: SourceHost, ssh_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    source_host.node("b", ssh_of("b"))
-    go_on = threading.Event()
-    both_begun = threading.Barrier(3)
+@pytest.mark.parametrize("where", ["source", "target"])
+async def test_storage_that_can_not_be_looked_at_is_unknown_and_never_local(
+    where: str, reached: Reached, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> bool:
+        raise StorageError(reasons.STORAGE_ERROR, "stale file handle")
 
-    def sending(*_: Any) -> Sent:
-        if not go_on.is_set():
-            both_begun.wait(30)
-        go_on.wait(30)
-        return Sent(0, None)
+    target = reached[0]
+    target.expect()
+    monkeypatch.setattr(prober if where == "target" else probe, "is_seen", refuses)
+    async with target.serving():
+        with pytest.raises(TransferError, match=r"stale file handle\. Nothing was touched") as refused:
+            await outbound.preflight(PREFLIGHT)
+    assert (refused.value.reason, target.directory.exists()) == (reasons.STORAGE_UNKNOWN, False)
 
-    monkeypatch.setattr(peers_module, "send", sending)
-    monkeypatch.setattr(peers_module, "make_directory", lambda *_: None)
-    monkeypatch.setattr(peers_module, "THREADS", 2)
-    outbound = Outbound(source_host.machine, source_host.peers, source_host.keys)
-    copies = [asyncio.create_task(outbound.copy(COPY, SEALED, lambda _: None)) for _ in range(3)]
-    await asyncio.to_thread(both_begun.wait, 30)
-    await outbound.preflight(PREFLIGHT)
-    assert not any(copying.done() for copying in copies)
-    go_on.set()
-    await asyncio.gather(*copies)
+
+async def test_a_data_port_that_can_not_be_reached_is_found_before_anything_is_made(
+    reached: Reached, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = reached[0]
+    target.expect()
+    listen = tls.listen
+
+    def behind_a_wall(address: str, ports: range) -> socket.socket:
+        listener = listen(address, ports)
+        listener.shutdown(socket.SHUT_RDWR)
+        return listener
+
+    monkeypatch.setattr(tls, "listen", behind_a_wall)
+    async with target.serving():
+        with pytest.raises(TransferError, match=r"data can't be sent to 127\.0\.0\.1 port") as refused:
+            await outbound.preflight(PREFLIGHT)
+    assert (refused.value.reason, refused.value.retryable) == (reasons.DATA_PORT_UNREACHABLE, True)
+    assert not target.directory.exists()
+
+
+async def test_a_copy_sends_what_the_journal_created_and_tells_its_progress(reached: Reached, outbound: Outbound) -> None:
+    target = reached[0]
+    target.expect()
+    told: list[TaskProgress] = []
+    async with target.serving():
+        sent = await outbound.copy(COPY, SEALED, told.append)
+    assert (target.journal().role, target.files()) == (Role.VERIFIED, list(NAMES))
+    total = sent.bytes_sent
+    assert (told[0].bytes_done, told[0].bytes_sent, told[0].bytes_total) == (0, 0, total)
+    assert (told[-1].bytes_done, told[-1].bytes_sent, told[-1].bytes_total) == (total, total, total)
+
+
+async def test_a_copy_that_is_cancelled_is_gone_when_that_is_done(reached: Reached, outbound: Outbound) -> None:
+    target = reached[0]
+    target.expect()
+    begun = asyncio.Event()
+    slow = dataclasses.replace(COPY, copy=CopyParameters(target="b", target_host_id="host-b", bandwidth_limit=64 << 10))
+    async with target.serving():
+        copying = asyncio.create_task(outbound.copy(slow, SEALED, lambda _: begun.set()))
+        await begun.wait()
+        copying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await copying
+        await target.idle()
+    assert target.still_incoming()
+
+
+async def test_the_limit_of_a_copy_changes_while_it_runs(reached: Reached, outbound: Outbound) -> None:
+    """At the first limit it would take minutes."""
+    target = reached[0]
+    target.expect()
+    slow = dataclasses.replace(COPY, copy=CopyParameters(target="b", target_host_id="host-b", bandwidth_limit=1 << 10))
+    begun = asyncio.Event()
+    async with target.serving(), asyncio.timeout(60):
+        copying = asyncio.create_task(outbound.copy(slow, SEALED, lambda _: begun.set()))
+        await begun.wait()
+        outbound.saw(COPY, ended=False)
+        assert (await copying).bytes_sent > 1 << 20
+
+
+async def test_a_limit_that_was_told_before_a_copy_began_counts(reached: Reached, outbound: Outbound) -> None:
+    target = reached[0]
+    target.expect()
+    slow = dataclasses.replace(COPY, copy=CopyParameters(target="b", target_host_id="host-b", bandwidth_limit=1 << 10))
+    outbound.saw(slow, ended=False)
+    outbound.saw(COPY, ended=False)
+    outbound.saw(PREFLIGHT, ended=False)  # has none
+    async with target.serving(), asyncio.timeout(60):
+        await outbound.copy(slow, SEALED, lambda _: None)
+    assert target.journal().role == Role.VERIFIED
+
+
+async def test_of_a_copy_that_has_ended_nothing_is_kept(outbound: Outbound) -> None:
+    outbound.saw(COPY, ended=False)
+    outbound.saw(COPY, ended=True)
+    assert outbound._limits == {}

@@ -10,10 +10,12 @@ import pytest
 from sshd import NAMES, REQUEST
 
 from kubeferry.agent.storage.errors import StorageError
-from kubeferry.agent.transfer import sender, wire
+from kubeferry.agent.transfer import sender, tls, wire
 from kubeferry.agent.transfer.errors import TransferError
+from kubeferry.agent.transfer.processes import SendJob, Sent
 from kubeferry.agent.transfer.sender import send
-from kubeferry.agent.transfer.wire import Answer, AnswerState, FrameType
+from kubeferry.agent.transfer.throttle import Throttle
+from kubeferry.agent.transfer.wire import Answer, AnswerState, DataPort, FrameType
 from kubeferry.api import reasons
 from kubeferry.api.computenode import SshEndpoint
 from kubeferry.api.task import TaskError
@@ -23,24 +25,21 @@ ENDPOINT = SshEndpoint(address="127.0.0.1", port=1, host_key=KEY, identity_key=K
 
 
 class FarEnd:
-    """The other end of a line, as `ssh.Line` shows it. It is told what to answer when which frame comes."""
+    """The other end of a line, as `ssh.Line` shows it; it gives these answers."""
 
     def __init__(self) -> None:
         self.came: list[FrameType] = []
-        self.answers = [wire.message(Answer(state=AnswerState.READY))]
-        self.on_data: Callable[[], None] = lambda: None
+        self.answers: list[bytes] = []
 
     def send(self, frame: bytes) -> None:
-        got = wire.read_frame(io.BytesIO(frame).read)
-        self.came.append(got.type)
-        if got.type == FrameType.DATA:
-            self.on_data()
-
-    def has_frame(self) -> bool:
-        return bool(self.answers)
+        self.came.append(wire.read_frame(io.BytesIO(frame).read).type)
 
     def receive(self) -> wire.Frame:
+        if not self.answers:
+            raise wire.broken("the line ended")
         return wire.read_frame(io.BytesIO(self.answers.pop(0)).read)
+
+    last_frame = receive
 
 
 @pytest.fixture
@@ -68,8 +67,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 FULL = wire.message(Answer(state=AnswerState.REFUSED, error=TaskError(reason=reasons.INSUFFICIENT_DISK, message="full")))
 
 
-def sent(directory: Path, *, stopped: bool = False) -> None:
-    send(ENDPOINT, directory / "identity", REQUEST, directory, NAMES, lambda *_: None, lambda: stopped)
+def sent(directory: Path) -> Sent:
+    job = SendJob(endpoint=ENDPOINT, identity=str(directory / "identity"), request=REQUEST, directory=str(directory), names=NAMES)
+    return send(job, Throttle(None, lambda: 0.0), lambda *_: None)
 
 
 def link(directory: Path) -> None:
@@ -107,24 +107,22 @@ def test_what_is_no_file_of_the_instance_is_not_sent(disturb: Callable[[Path], N
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_copy_that_was_stopped_before_it_began_calls_nobody(source: Path, called: list[str]) -> None:
-    with pytest.raises(TransferError, match="stopped at this host"):
-        sent(source, stopped=True)
-    assert called == []
-
-
 def test_files_that_are_whole_are_on_their_way(source: Path, called: list[str]) -> None:
     with pytest.raises(TransferError, match="called"):
         sent(source)
     assert called == ["127.0.0.1"]
 
 
-def test_nothing_more_is_sent_once_the_target_has_refused(source: Path, far_end: FarEnd) -> None:
-    far_end.on_data = lambda: far_end.answers.append(FULL)
-    with pytest.raises(TransferError, match="the target refuses: full") as refused:
-        sent(source)
-    assert refused.value.reason == reasons.INSUFFICIENT_DISK
-    assert far_end.came == [FrameType.MESSAGE, FrameType.DATA]
+DATA = DataPort(port=1, token="0" * 32, certificate="PEM")
+READY = wire.message(Answer(state=AnswerState.READY, data=DATA))
+ALIVE = wire.frame(FrameType.ALIVE)
+
+
+class Broken:
+    """A data stream that breaks at once."""
+
+    def receive_news(self) -> wire.Frame:
+        raise wire.broken("the stream broke")
 
 
 @pytest.mark.parametrize(
@@ -133,37 +131,33 @@ def test_nothing_more_is_sent_once_the_target_has_refused(source: Path, far_end:
     ids=["a refusal", "nothing", "no answer"],
 )
 def test_a_stream_that_breaks_is_told_by_what_the_target_said_last(
-    answers: list[bytes], reason: str, source: Path, far_end: FarEnd
+    answers: list[bytes], reason: str, source: Path, far_end: FarEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks() -> None:
-        far_end.answers += answers
-        raise wire.broken("the line broke")
-
-    far_end.on_data = breaks
+    monkeypatch.setattr(tls, "connect", lambda *_: nullcontext(Broken()))
+    far_end.answers = [READY, *answers]
     with pytest.raises(TransferError) as refused:
         sent(source)
     assert refused.value.reason == reason
     if reason == reasons.TRANSFER_BROKEN:
-        assert str(refused.value) == "the line broke"
+        assert str(refused.value) == "the stream broke"
 
 
-def test_an_answer_that_was_not_asked_for_breaks_the_copy(source: Path, far_end: FarEnd) -> None:
-    far_end.answers = [wire.message(Answer(state=AnswerState.MADE))]
-    with pytest.raises(TransferError, match="the target answered Made, which was not asked"):
+def test_a_data_port_that_is_not_there_is_told_as_such(source: Path, far_end: FarEnd) -> None:
+    far_end.answers = [ALIVE, READY]
+    with pytest.raises(TransferError) as refused:
+        sent(source)
+    assert refused.value.reason == reasons.DATA_PORT_UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (Answer(state=AnswerState.MADE), "the target answered Made, which was not asked"),
+        (Answer(state=AnswerState.READY), "does not tell where the data may come"),
+    ],
+)
+def test_an_answer_that_was_not_asked_for_breaks_the_copy(answer: Answer, says: str, source: Path, far_end: FarEnd) -> None:
+    far_end.answers = [wire.message(answer)]
+    with pytest.raises(TransferError, match=says):
         sent(source)
     assert far_end.came == [FrameType.MESSAGE]
-
-
-def test_a_copy_that_is_stopped_while_the_target_reads_back_ends_at_its_next_sign_of_life(source: Path, far_end: FarEnd) -> None:
-    stopped = False
-
-    def stop(done: int, total: int) -> None:
-        nonlocal stopped
-        if done == total:
-            far_end.answers = [wire.frame(FrameType.ALIVE)]
-            stopped = True
-
-    # The last chunk is asked for before its data is sent: only what comes afterwards sees the stop.
-    with pytest.raises(TransferError, match="stopped at this host"):
-        send(ENDPOINT, source / "identity", REQUEST, source, NAMES, stop, lambda: stopped)
-    assert far_end.came[-1] == FrameType.END

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-P", "-m", "kubeferry.cli.main", "ssh-serve"]
+COMMAND = [sys.executable, "-P", "-m", "kubeferry.cli.ssh_serve"]
 
 
 class Agent:
@@ -131,7 +131,7 @@ def test_what_is_outside_of_the_vocabulary_is_refused_and_reaches_nobody(command
         said, told = process.communicate(timeout=30)
         assert process.returncode == 1
     assert said == b""
-    assert b"is refused: one of make-instance-dir, receive was expected\n" in told
+    assert b"is refused: one of probe-storage, make-instance-dir, receive was expected\n" in told
     assert len(told) < 300
     assert agent.is_alone()
 

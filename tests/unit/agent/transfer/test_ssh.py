@@ -104,7 +104,7 @@ def test_a_command_outside_of_the_vocabulary_is_refused(command: str, reached: R
     with connect(endpoint, keys.identity) as transport, run(transport, command) as line, pytest.raises(TransferError) as refused:
         line.receive()
     assert refused.value.reason == reasons.TRANSFER_BROKEN
-    assert f"the command '{command}' is refused: one of make-instance-dir, receive was expected" in str(refused.value)
+    assert f"the command '{command}' is refused: one of probe-storage, make-instance-dir, receive was expected" in str(refused.value)
 
 
 def test_an_agent_that_says_nothing_from_the_start_is_given_up(reached: Reached, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_each_node_has_a_line_with_its_name_and_nothing_but_the_relay(keys: Keys
     write_authorized_keys(authorized_keys(keys), peers, SOCKET)
     lines = authorized_keys(keys).read_text().splitlines()
     assert lines == [
-        f'command="{shlex.quote(sys.executable)} -P -m kubeferry.cli.main ssh-serve --socket {SOCKET} --peer {name}",restrict {key}'
+        f'command="{shlex.quote(sys.executable)} -P -m kubeferry.cli.ssh_serve --socket {SOCKET} --peer {name}",restrict {key}'
         for name, key in peers.items()
     ]
 
