@@ -11,7 +11,7 @@ from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Copy, PlacementSpec, StepState
 from kubeferry.api.role import Role
 from kubeferry.api.scheduling import Scheduling
-from kubeferry.api.task import HostTask, HostTaskStatus, TaskPhase, TaskProgress, TaskResult, TaskState, Verb
+from kubeferry.api.task import HostTask, HostTaskStatus, Storage, TaskPhase, TaskProgress, TaskResult, TaskState, Verb
 from kubeferry.core import ledger
 from kubeferry.core.decision import live_reads
 from kubeferry.core.observed import Choice, Host, Observed, Place, TellMigration, VmDecision
@@ -102,6 +102,8 @@ class Life:
         for new in decision.tasks:
             assert new.name not in self.tasks
             self.tasks[new.name] = task(new)
+        for adjusted in decision.adjusted:
+            self.tasks[adjusted.metadata.name] = adjusted
         for name in decision.forget:
             del self.tasks[name]
         if decision.status is not None:
@@ -110,7 +112,7 @@ class Life:
             self._tell(told)
         for done in decision.release_migrations:
             self._meta(done.metadata.name, finalizers=())
-        return bool(decision.tasks or decision.forget or decision.migrations or decision.release_migrations)
+        return bool(decision.tasks or decision.adjusted or decision.forget or decision.migrations or decision.release_migrations)
 
     def _tell(self, told: TellMigration) -> None:
         name = told.migration.metadata.name
@@ -159,7 +161,12 @@ class Life:
         node = asked.spec.node
         self.hosts[node] = host(node, role=role, epoch_id=asked.spec.epoch_id)
         copied = 5 << 20 if asked.spec.verb == Verb.COPY else None
-        result = TaskResult(state=STATES[asked.spec.verb], bytes_copied=copied, digest=None if copied is None else DIGEST)
+        result = TaskResult(
+            state=STATES[asked.spec.verb],
+            storage=Storage.LOCAL if asked.spec.verb == Verb.PREFLIGHT else None,
+            bytes_copied=copied,
+            digest=None if copied is None else DIGEST,
+        )
         return HostTaskStatus(phase=TaskPhase.SUCCEEDED, result=result)
 
     def progress(self, verb: Verb, progress: TaskProgress) -> None:

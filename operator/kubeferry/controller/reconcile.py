@@ -98,7 +98,9 @@ class Reconciler:
         if status is not None and status != migration.status:
             await self._executor.tell_migration(TellMigration(migration, status))
             return AT_ONCE  # what follows from it is looked at anew: no event of our own write wakes this key
-        if finished(migration) and FINALIZER in migration.metadata.finalizers and not await self._executor.release_migration(migration):
+        # Of a VM that is gone nothing is left to be done for one that is to go, too.
+        done = finished(migration) or migration.metadata.deletion_timestamp is not None
+        if done and FINALIZER in migration.metadata.finalizers and not await self._executor.release_migration(migration):
             return AT_ONCE
         return wait
 

@@ -71,7 +71,7 @@ def advance(spec: PlacementSpec, move: Move, observed: Observed, now: datetime) 
 
 
 def _activate_source(spec: PlacementSpec, move: Move, sealed: Step, now: datetime) -> PlacementSpec:
-    kind = ProofKind.FENCE if sealed.state == StepState.PENDING else ProofKind.SEALED
+    kind = ProofKind.SEALED if sealed.state == StepState.SUCCEEDED else ProofKind.FENCE
     proof = Proof(kind=kind, node=sealed.node, host_id=sealed.host_id, epoch=spec.epoch, seq=sealed.seq)
     source = copy_on(spec, move.source)
     spec = dataclasses.replace(spec, node_name=source.node, host_id=source.host_id)

@@ -9,20 +9,19 @@ from kubeferry.core import ledger
 from kubeferry.core.limits import Limits
 
 
-def due(spec: PlacementSpec, step: Step, tasks: Iterable[HostTask], limits: Limits) -> datetime | None:
-    """When a Pending step of the way forward has had its time; None: it was not asked of its host yet, or never expires.
+def due(spec: PlacementSpec, step: Step, tasks: Iterable[HostTask], limits: Limits, now: datetime) -> datetime | None:
+    """When a Pending step of the way forward has had its time; None: it never expires.
 
     Args:
         spec: the Placement; what its hosts told stands in the ledger.
         step: one of its ledger.
         tasks: the HostTasks of the VM. The time counts from when the task was created: a controller that was away asks late.
         limits: how long each verb may take.
+        now: the time, in UTC; of a task that is not there yet the time begins now.
     """
     name = ledger.task_name(spec, step)
     task = next((t for t in tasks if t.metadata.name == name), None)
-    if task is None:
-        return None
-    asked = max(step.started_at, task.metadata.creation_timestamp or step.started_at)
+    asked = now if task is None else max(step.started_at, task.metadata.creation_timestamp or step.started_at)
     match step.verb:
         case Verb.PREPARE:
             return asked + limits.prepare

@@ -28,8 +28,9 @@ _NOT_OURS = (
     reasons.STALE_EPOCH,
     reasons.FOREIGN_FILES,
     reasons.FOREIGN_DOMAIN,
+    reasons.HOST_REPLACED,
 )
-"""A host that refuses a Prepare so holds something of the VM already: nothing of it is this attempt's, to be discarded."""
+"""A host that refuses a Prepare so holds something of the VM already, or is another: nothing of it is this attempt's, to be discarded."""
 
 _GONE = "the Migration is gone, although it was protected"
 
@@ -78,8 +79,31 @@ def advance(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: st
 
 def kept_without_holder(spec: PlacementSpec, move: Move) -> bool:
     """Whether a migration whose Migration is gone stays as it is: the target may have started the VM, so a human decides."""
-    copied = step_of(spec, move, Verb.COPY)
-    return move.direction == Direction.FORWARD and copied is not None and copied.state == StepState.SUCCEEDED
+    return move.direction == Direction.FORWARD and step_of(spec, move, Verb.ACTIVATE) is not None
+
+
+def heir(spec: PlacementSpec, observed: Observed) -> Migration | None:
+    """The Migration that takes over the lock of one that is gone: a new one of its name, which asks for nothing else."""
+    lock, move = spec.lock, spec.move
+    if lock is None or move is None or migration.holder(spec, observed) is not None or not kept_without_holder(spec, move):
+        return None
+    for each in observed.migrations:
+        meta, wanted = each.metadata, each.spec
+        same = (meta.namespace, meta.name) == (lock.namespace, lock.name)
+        new = not migration.finished(each) and migration.settled(spec, each) is None and meta.deletion_timestamp is None
+        fits = wanted.target_node in (None, move.target) and wanted.source_node in (None, move.source)
+        if same and new and fits and wanted.virtual_machine.uid in (None, spec.virtual_machine.uid):
+            return each
+    return None
+
+
+def inherited(spec: PlacementSpec, by: Migration) -> PlacementSpec:
+    """The Placement whose lock, and whatever the one before has asked to be discarded, is that Migration's."""
+    if spec.lock is None:
+        raise ValueError("there is no lock to take over")
+    gone, uid = spec.lock.uid, by.metadata.uid
+    copies = tuple(dataclasses.replace(c, migration_uid=uid) if c.migration_uid == gone else c for c in spec.copies)
+    return dataclasses.replace(spec, lock=dataclasses.replace(spec.lock, uid=uid), copies=copies)
 
 
 def step_of(spec: PlacementSpec, move: Move, verb: Verb) -> Step | None:
@@ -112,10 +136,12 @@ class _Way:
                 continue
             if step.state != StepState.PENDING:
                 return self._failed(step, *_failure(step))
-            due = deadlines.due(self.spec, step, self.observed.tasks, self.limits)
+            due = deadlines.due(self.spec, step, self.observed.tasks, self.limits, self.now)
             if due is not None and due <= self.now:
                 return self._failed(step, reasons.DEADLINE_EXCEEDED, _late(step, self.now))
             again += [] if due is None else [due - self.now]
+            if (note := ledger.to_be_noted(self.spec, step, self.observed.tasks)) is not None:
+                again.append(max(note - self.now, timedelta()))
         return Next(self._ask_next(), again=min(again, default=None))
 
     def _ask_next(self) -> PlacementSpec:
@@ -125,10 +151,13 @@ class _Way:
             return spec
         if not self._asked(Verb.PREFLIGHT):
             return ledger.ask(spec, Verb.PREFLIGHT, source.node, source.host_id, self.now)
-        if not self._done(Verb.PREFLIGHT):
+        preflight = step_of(spec, self.move, Verb.PREFLIGHT)
+        if preflight is None or preflight.state != StepState.SUCCEEDED:
             return spec
         if not self._asked(Verb.SEAL):
-            spec = dataclasses.replace(spec, move=dataclasses.replace(self.move, downtime=downtime.off(self.move.downtime, self.now)))
+            found = None if preflight.result is None else preflight.result.storage
+            off = dataclasses.replace(self.move, storage=found, downtime=downtime.off(self.move.downtime, self.now))
+            spec = dataclasses.replace(spec, move=off)
             return ledger.ask(spec, Verb.SEAL, source.node, source.host_id, self.now, grace=self.move.shutdown_timeout_seconds)
         if not self._asked(Verb.COPY) and guards.sealed_first(Role.SEALED if self._done(Verb.SEAL) else Role.ACTIVE):
             return ledger.ask(spec, Verb.COPY, source.node, source.host_id, self.now)
@@ -174,7 +203,7 @@ class _Way:
     def _next_target(self, move: Move) -> Next:
         """The attempt is given up; the node that the scheduling pass finds is next, or the Migration has failed (Nova's reschedule)."""
         last = move.attempts[-1]
-        spec = _given_up(self.spec, move, last.reason)
+        spec = _given_up(self.spec, move)
         if len(move.attempts) >= self.limits.max_attempts:
             return self._end(spec, last.reason, f"{last.message}. That was the last of {len(move.attempts)} attempts")
         if any(host.lease_fresh is None for host in self.observed.hosts):  # who lives is not known yet: no node would be taken
@@ -194,13 +223,13 @@ class _Way:
         move = dataclasses.replace(self.move, decision=wish)
         if self._asked(Verb.SEAL):
             return back.turned(self.spec, move, self.now, self.fresh_id)
-        spec = _given_up(self.spec, move, reasons.CANCELLED)
+        spec = _given_up(self.spec, move)
         message = "it was reverted, or deleted, before the VM was stopped"
         return _unlocked(spec, move, Outcome.REVERTED, reasons.CANCELLED, message, self.now, self.fresh_id)
 
     def _too_late(self, by: datetime) -> Next:
         """A controller that was away, or targets that refused, must not stop the VM outside of the time that its owner has chosen."""
-        spec = _given_up(self.spec, self.move, reasons.DEADLINE_EXCEEDED)
+        spec = _given_up(self.spec, self.move)
         return self._end(spec, reasons.DEADLINE_EXCEEDED, f"it was to stop the VM by {moment(by)}, which is over")
 
     def _end(self, spec: PlacementSpec, reason: str, message: str) -> Next:
@@ -220,7 +249,7 @@ def _withdrawn(spec: PlacementSpec, move: Move, now: datetime, fresh_id: str, me
     )
     if step_of(spec, move, Verb.SEAL) is not None:
         return back.turned(spec, move, now, fresh_id)
-    return _unlocked(_given_up(spec, move, reasons.CANCELLED), move, Outcome.FAILED, reasons.CANCELLED, message, now, fresh_id)
+    return _unlocked(_given_up(spec, move), move, Outcome.FAILED, reasons.CANCELLED, message, now, fresh_id)
 
 
 def _failure(step: Step) -> tuple[str, str]:
@@ -236,7 +265,7 @@ def _late(step: Step, now: datetime) -> str:
     return f"{step.verb} on {step.node} {what} for {waited:.0f} s: see that {step.node} is up, and the log of its agent"
 
 
-def _given_up(spec: PlacementSpec, move: Move, reason: str) -> PlacementSpec:
+def _given_up(spec: PlacementSpec, move: Move) -> PlacementSpec:
     """The Placement whose target's copy is marked, or is none of this attempt's; the source's never is.
 
     Only for a write that raises the epoch: a Prepare that comes late is refused by then.
@@ -249,7 +278,8 @@ def _given_up(spec: PlacementSpec, move: Move, reason: str) -> PlacementSpec:
         return spec
     target = copy_on(spec, move.target)
     kept = tuple(copy for copy in spec.copies if copy.host_id != target.host_id)
-    if reason in _NOT_OURS:
+    prepared = step_of(spec, move, Verb.PREPARE)
+    if prepared is not None and prepared.error is not None and prepared.error.reason in _NOT_OURS:
         return dataclasses.replace(spec, copies=kept)
     marked = dataclasses.replace(target, discard=DiscardMode.TRASH, migration_uid=holder.uid)
     return dataclasses.replace(spec, copies=(*kept, marked))

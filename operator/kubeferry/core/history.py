@@ -28,8 +28,9 @@ def _is_strange(spec: PlacementSpec, host: Host, copy: InventoryItem) -> bool:
     if not guards.lineage(spec, copy.epoch_id, host.status.host_id):
         return True
     known = next((c for c in spec.copies if c.host_id == host.status.host_id), None)
-    if known is None:  # a host that was replaced is told as such
-        return copy.role == Role.ACTIVE and all(host.name != c.node for c in spec.copies)
+    if known is None:  # a host that was replaced is told as such; of an older epoch it is what was told before a discard
+        current = _age(spec, copy.epoch_id) == 0
+        return current and copy.role == Role.ACTIVE and all(host.name != c.node for c in spec.copies)
     if _age(spec, copy.epoch_id) > _age(spec, known.epoch_id):  # old news
         return False
     if copy.role == Role.ACTIVE:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from kubeferry.api.placement import Copy, Placement, PlacementSpec, Step, StepState
 from kubeferry.api.task import HostTask, HostTaskSpec, PlacementReference, Proof, TaskPhase, TaskProgress, Verb
+from kubeferry.core import bandwidth
 from kubeferry.core.observed import NewTask, Stranger
 from kubeferry.core.parameters import parameters
 
@@ -115,7 +116,7 @@ def _acknowledged(spec: PlacementSpec, copy: Copy, epochs: list[int]) -> Copy:
 
 
 def _outcome(placement: Placement, step: Step, done: HostTask | None, now: datetime) -> Step:
-    if step.state != StepState.PENDING or done is None or done.status is None or done.spec != task(placement, step).spec:
+    if step.state != StepState.PENDING or done is None or done.status is None or not bandwidth.same(done.spec, task(placement, step).spec):
         return step
     status = done.status
     if status.phase not in _ENDED:
@@ -128,6 +129,13 @@ def _moved(step: Step, progress: TaskProgress | None, now: datetime) -> Step:
     if progress in (None, step.progress) or (step.moved_at is not None and now - step.moved_at < NOTED_EVERY):
         return step
     return dataclasses.replace(step, progress=progress, moved_at=now)
+
+
+def to_be_noted(spec: PlacementSpec, step: Step, tasks: Iterable[HostTask]) -> datetime | None:
+    """When progress that its host has told, and that does not stand in the ledger yet, is to be noted there; None: all does."""
+    name = task_name(spec, step)
+    told = next((t.status.progress for t in tasks if t.metadata.name == name and t.status is not None), None)
+    return None if told in (None, step.progress) or step.moved_at is None else step.moved_at + NOTED_EVERY
 
 
 def _pruned(steps: tuple[Step, ...], epoch: int, now: datetime) -> tuple[Step, ...]:
@@ -170,7 +178,9 @@ def recorded(spec: PlacementSpec, tasks: Iterable[HostTask]) -> tuple[str, ...]:
 def strangers(placement: Placement, tasks: Iterable[HostTask]) -> tuple[Stranger, ...]:
     """Those that bear the name of a Pending step's task, but ask something else."""
     specs = {t.metadata.name: t.spec for t in tasks}
-    return tuple(Stranger(new, specs[new.name]) for new in pending(placement) if specs.get(new.name, new.spec) != new.spec)
+    return tuple(
+        Stranger(new, specs[new.name]) for new in pending(placement) if not bandwidth.same(specs.get(new.name, new.spec), new.spec)
+    )
 
 
 def last(spec: PlacementSpec, verb: Verb) -> Step | None:

@@ -107,7 +107,7 @@ def obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None:
     if any(host.lease_fresh is None for host in observed.hosts):
         return Obstacle(reasons.AGENTS_NOT_SEEN_YET, "which agents live is not known yet")
     source = observed.host(node)
-    if source is None or not source.ready or source.status.host_id != spec.host_id:
+    if source is None or not source_is_ready(spec, observed):
         return Obstacle(
             reasons.VM_NOT_READY, f"the agent of {node}, where the VM is, is not ready: see `kubectl get computenode {node} -o yaml`"
         )
@@ -115,6 +115,12 @@ def obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None:
     if copy is None or copy.role != Role.ACTIVE or copy.state != RunState.RUNNING or copy.allocated is None:
         return Obstacle(reasons.VM_NOT_READY, f"{node} does not tell, so far, that the VM runs there")
     return None
+
+
+def source_is_ready(spec: PlacementSpec, observed: Observed) -> bool:
+    """Whether the host where the VM is tells of itself, now."""
+    source = observed.host(spec.node_name)
+    return source is not None and source.ready and source.status.host_id == spec.host_id
 
 
 def take(placement: Placement, migration: Migration, observed: Observed, now: datetime, fresh_id: str) -> VmDecision | None:
@@ -161,22 +167,41 @@ def wish(spec: PlacementSpec, migration: Migration, observed: Observed, source: 
         attempted: nodes that this Migration has tried.
         disk: bytes that the VM's files occupy.
     """
-    uid = spec.virtual_machine.uid
-    marked = {copy.node for copy in spec.copies if copy.discard is not None}
-    # A host whose state was copied from another's has that one's identity: the two could not be told apart.
-    ids = {copy.host_id for copy in spec.copies}
-    told = {h.name for h in observed.hosts if h.holds(uid) or h.status.host_id in ids}
     return Place(
         migration_uid=migration.metadata.uid,
-        vm_uid=uid,
+        vm_uid=spec.virtual_machine.uid,
         source=source,
         target=migration.spec.target_node,
         attempted=attempted,
-        holders=frozenset(marked | told) - {source},
+        holders=_holders(spec, observed) - {source},
         memory=spec.domain.memory,
         cpus=spec.domain.cpu_cores,
         bytes=disk,
     )
+
+
+def _holders(spec: PlacementSpec, observed: Observed) -> frozenset[str]:
+    """The nodes that may hold something of the VM, and so can't take it anew."""
+    marked = {copy.node for copy in spec.copies if copy.discard is not None}
+    # A host whose state was copied from another's has that one's identity: the two could not be told apart.
+    ids = {copy.host_id for copy in spec.copies}
+    return frozenset(marked | {h.name for h in observed.hosts if h.holds(spec.virtual_machine.uid) or h.status.host_id in ids})
+
+
+def with_usable_choice(spec: PlacementSpec, observed: Observed) -> Observed:
+    """What was read, with a choice that can be carried out: a profile without the filters StaleCopy and Retry may choose otherwise."""
+    choice, move = observed.choice, spec.move
+    if choice is None or choice.node is None:
+        return observed
+    source = spec.node_name if move is None else move.source
+    taken = _holders(spec, observed) | (frozenset() if move is None else {move.target})
+    if choice.node not in taken - {source}:
+        return observed
+    message = (
+        f"{choice.node} was chosen, which may still hold a copy of this VM and can't take another; "
+        f"let the scheduler's filters StaleCopy and Retry choose, or name another node"
+    )
+    return dataclasses.replace(observed, choice=dataclasses.replace(choice, node=None, message=message))
 
 
 def _locked(spec: PlacementSpec, migration: Migration, observed: Observed, target: Host, now: datetime, fresh_id: str) -> PlacementSpec:

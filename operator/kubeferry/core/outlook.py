@@ -85,6 +85,9 @@ def missing_until(asked: Migration, now: datetime) -> datetime:
 
 def _in_the_way(asked: Migration, spec: PlacementSpec | None, observed: Observed) -> Wait | None:
     by = migration.start_deadline(asked)
+    if spec is None and observed.vm is not None and observed.vm.status is not None and observed.vm.status.node_name:
+        message = f"the VM was on {observed.vm.status.node_name}, and its Placement is lost: see the conditions of the VM"
+        return Wait(reasons.PLACEMENT_LOST, message, by or _ready_by(asked, spec))
     if spec is None:
         return Wait(reasons.VM_NOT_READY, "the VM has no node yet", by or _ready_by(asked, spec))
     first = migration.next_in_line(spec, observed)
@@ -113,7 +116,7 @@ def _decided_beforehand(asked: Migration, spec: PlacementSpec | None, observed: 
     if wanted.source_node not in (None, spec.node_name):
         seen = f"the VM is on {spec.node_name}, expected was {wanted.source_node}: see where it is to go from there, and create another"
         return End(Outcome.FAILED, reasons.PRECONDITION_FAILED, f"{seen}. Nothing was touched")
-    if wanted.target_node == spec.node_name:
+    if wanted.target_node == spec.node_name and migration.source_is_ready(spec, observed):
         return End(Outcome.CONFIRMED, reasons.ALREADY_AT_TARGET, f"the VM is on {spec.node_name} already. Nothing was touched")
     if wanted.target_node is not None and observed.host(wanted.target_node) is None and wanted.start_deadline_seconds is None:
         known = ", ".join(host.name for host in observed.hosts) or "none"

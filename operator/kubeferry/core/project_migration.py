@@ -1,15 +1,15 @@
 """Projections: what people are told of a Migration. Of all that, only `Finished` is ever read back."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
 from kubeferry.api.meta import Status
-from kubeferry.api.migration import PHASES_TOLD, Migration, MigrationPhase, MigrationStatus, PhaseTransition
+from kubeferry.api.migration import PHASES_TOLD, Attempt, Migration, MigrationPhase, MigrationStatus, PhaseTransition
 from kubeferry.api.model import MESSAGE_LENGTH
 from kubeferry.api.placement import Direction, Move, Outcome, PlacementSpec, Settled, Step, StepState
-from kubeferry.api.task import Verb
+from kubeferry.api.task import Storage, Verb
 from kubeferry.core import decision, forward, migration, outlook
 from kubeferry.core.observed import Choice, Observed
 from kubeferry.core.project_transfer import transfer
@@ -36,6 +36,7 @@ _NOT_BEGUN: Mapping[str, Told] = {
 }
 """Every condition, as it is told at the first visit."""
 _STEPS = (reasons.PREPARED, reasons.SOURCE_SEALED, reasons.DISKS_COPIED, reasons.TARGET_ACTIVE)
+_REFUSED_FOR = {reasons.STORAGE_SHARED: Storage.SHARED, reasons.STORAGE_UNKNOWN: Storage.UNKNOWN}
 _REACHED = {Outcome.CONFIRMED: reasons.CONFIRMED, Outcome.REVERTED: reasons.REVERTED}
 """The condition that an end makes true."""
 
@@ -141,6 +142,7 @@ def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Tr
         virtual_machine_uid=spec.virtual_machine.uid,
         source_node=move.source,
         target_node=move.target,
+        storage=move.storage or _storage_of(move.attempts),
         decision=move.decision,
         attempts=move.attempts,
         transfer=transfer(of, spec, observed.tasks),
@@ -148,6 +150,11 @@ def _holding(of: Migration, spec: PlacementSpec, observed: Observed, trouble: Tr
         decision_deadline=None if move.decision is not None else decision.deadline(move, of),
         started_at=status.started_at or now,
     )
+
+
+def _storage_of(attempts: Sequence[Attempt]) -> Storage | None:
+    """What the Preflight of the last attempt found, where it was refused for that."""
+    return _REFUSED_FOR.get(attempts[-1].reason) if attempts else None
 
 
 def phase(spec: PlacementSpec) -> MigrationPhase:
@@ -253,6 +260,7 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble 
         }
         status = _with(of, MigrationPhase.CONFIRMING, conditions, now)
     else:
+        conditions |= {} if confirmed else _never_reached(of, entry)
         ends = Told(Status.TRUE, entry.reason, entry.message)
         won = Status.TRUE if confirmed else Status.FALSE
         conditions |= {reasons.FINISHED: ends, reasons.SUCCEEDED: Told(won, entry.reason, entry.message)}
@@ -260,7 +268,23 @@ def _ended(of: Migration, spec: PlacementSpec, entry: Settled, trouble: Trouble 
             conditions[reached] = Told(Status.TRUE, reasons.DONE, entry.message)
         phase = MigrationPhase(entry.outcome)
         status = _with(of, phase, conditions, now, finished_at=entry.time)
-    return dataclasses.replace(status, decision=entry.decision, attempts=entry.attempts, downtime=entry.downtime, decision_deadline=None)
+    return dataclasses.replace(
+        status,
+        storage=status.storage or _storage_of(entry.attempts),
+        decision=entry.decision,
+        attempts=entry.attempts,
+        downtime=entry.downtime,
+        decision_deadline=None,
+    )
+
+
+def _never_reached(of: Migration, entry: Settled) -> dict[str, Told]:
+    """What was waited for, or being done, when it ended: it is no more."""
+    told = {c.type: c.reason for c in of.status.conditions} if of.status is not None else {}
+    open_ones = (
+        kind for kind in (*_STEPS, *_REACHED.values()) if told.get(kind, reasons.WAITING) in (reasons.WAITING, reasons.IN_PROGRESS)
+    )
+    return dict.fromkeys(open_ones, Told(Status.FALSE, entry.reason, "it ended before that was done"))
 
 
 def _discard_trouble(spec: PlacementSpec, entry: Settled, trouble: Trouble | None) -> Told:

@@ -67,7 +67,8 @@ def gone(spec: PlacementSpec, holder: Migration | None) -> Trouble | None:
         return None
     message = (
         f"Migration {spec.lock.namespace}/{spec.lock.name} (uid {spec.lock.uid}) holds the VM, but is gone although it was protected: "
-        f"no further step is asked of any host, and no copy is touched"
+        f"no further step is asked of any host, and no copy is touched. A new Migration of that name takes it over: create it, "
+        f"with targetNode {spec.move.target} or none, and decide it"
     )
     return Trouble(reasons.MIGRATION_GONE, message)
 

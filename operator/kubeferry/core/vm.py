@@ -9,7 +9,20 @@ from kubeferry.api.names import FINALIZER, GROUP
 from kubeferry.api.placement import Copy, Placement, PlacementSpec, StepState, VirtualMachineReference
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import VirtualMachine
-from kubeferry.core import deletion, discards, forward, guards, history, ledger, migration, outlook, project, project_migration, trouble
+from kubeferry.core import (
+    bandwidth,
+    deletion,
+    discards,
+    forward,
+    guards,
+    history,
+    ledger,
+    migration,
+    outlook,
+    project,
+    project_migration,
+    trouble,
+)
 from kubeferry.core.domain import SpecError, pinned_node, render
 from kubeferry.core.limits import LIMITS, Limits
 from kubeferry.core.observed import CreatePlacement, Observed, ReplacePlacement, TellMigration, VmDecision
@@ -32,9 +45,14 @@ def step(observed: Observed, now: datetime, fresh_id: str, limits: Limits = LIMI
         return VmDecision(remove_placement=placement is not None and deletion.done(placement.spec))
     if placement is None:
         return _unplaced(vm, observed, now, fresh_id)
+    observed = migration.with_usable_choice(placement.spec, observed)
     settled = migration.forget_told(ledger.settle(placement, observed.tasks, now), observed)
     if (seen := history.diverged(settled, observed)) is not None:
         return _halted(vm, placement, settled, observed, trouble.Trouble(reasons.HISTORY_DIVERGED, seen), now)
+    if (heir := forward.heir(settled, observed)) is not None:
+        if FINALIZER not in heir.metadata.finalizers:
+            return VmDecision(protect_migration=heir)
+        return VmDecision(placement=ReplacePlacement(forward.inherited(settled, heir), guards.cas(placement)))
     following = _following(settled, observed, now, fresh_id, limits)
     if following.spec != placement.spec:
         written = ReplacePlacement(following.spec, guards.cas(placement))
@@ -95,12 +113,14 @@ def _halted(
 def _told(vm: VirtualMachine, placement: Placement, observed: Observed, again: timedelta | None, now: datetime) -> VmDecision:
     """The tasks that the ledger wants, and what people are told."""
     spec = placement.spec
+    holder = migration.holder(spec, observed)
     found, due = trouble.find(placement, observed, now)
-    found = found or trouble.failing(spec) or trouble.gone(spec, migration.holder(spec, observed))
+    found = found or trouble.failing(spec) or trouble.gone(spec, holder)
     told = _tell(spec, observed, found, now)
     in_the_way = {stranger.wanted.name for stranger in observed.strangers}
     return VmDecision(
-        tasks=tuple(new for new in ledger.missing(placement, observed.tasks) if new.name not in in_the_way),
+        tasks=tuple(bandwidth.limited(new, holder) for new in ledger.missing(placement, observed.tasks) if new.name not in in_the_way),
+        adjusted=bandwidth.adjusted(observed.tasks, holder),
         forget=ledger.recorded(spec, observed.tasks),
         status=project.placed(vm, spec, observed.host(spec.node_name), found, now),
         migrations=told,

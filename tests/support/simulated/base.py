@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from kubeferry.api.migration import Migration
 from simulated.api import Api
 from simulated.profiles import Weights
 
@@ -30,6 +31,7 @@ class Base:
     backups: list[dict[type, dict[str, Any]]]
     now: float
     made: int
+    vanished: dict[str, Migration]
     restored: bool
     fenced: set[str]
     deleted: set[str]

@@ -89,14 +89,12 @@ class Controller:
         lock = None if placement is None else placement.spec.lock
         if lock is not None and lock.kind == LockKind.MIGRATION and all(m.metadata.uid != lock.uid for m in migrations):
             found = self.api.get(Migration, lock.name)
-            migrations += [] if found is None else [found]
+            migrations += [] if found is None or found.metadata.uid != lock.uid else [found]
         yield
         now = self.world.time()
         live = frozenset() if placement is None else live_reads(placement.spec, migrations, now)
-        for name in sorted(live):
-            node = self.api.get(Node, name)
-            if node is not None:
-                self.view.remember(node)
+        nodes: dict[str, Node | None] = {n.metadata.name: n for n in self.view.all(Node)}
+        nodes |= {name: self.api.get(Node, name) for name in sorted(live)}
         if live:
             yield
         observed = Observed(
@@ -104,8 +102,9 @@ class Controller:
             placement=placement,
             tasks=tuple(t for t in self.view.all(HostTask) if t.spec.placement.name == uid),
             hosts=tuple(
-                Host(name=n.metadata.name, status=n.status, lease_fresh=self.fresh(n.metadata.name), fence=n.fence)
-                for n in self.view.all(Node)
+                Host(name=name, status=n.status, lease_fresh=self.fresh(name), fence=n.fence)
+                for name, n in sorted(nodes.items())
+                if n is not None
             ),
             migrations=tuple(sorted(migrations, key=lambda m: (m.metadata.creation_timestamp, m.metadata.name))),
             live=live,

@@ -9,6 +9,8 @@ from kubeferry.api.virtualmachine import VirtualMachine
 from simulated.api import Node
 from simulated.base import NAMES, VMS, Base
 
+_SWITCHED_OVER = (MigrationPhase.ACTIVATING, MigrationPhase.AWAITING_DECISION)
+
 
 class Users(Base):
     """Each says what was done; None: nothing."""
@@ -68,6 +70,28 @@ class Users(Base):
         else:
             self.api.drop(Migration, meta.name)
         return f"{meta.name} deleted"
+
+    def _vanish(self) -> str | None:
+        """Somebody strips a Migration of its finalizer and deletes it; mostly one of its name is made anew."""
+        held = [m for m in self.api.objects[Migration].values() if m.metadata.finalizers]
+        switched = [m for m in held if m.status is not None and m.status.phase in _SWITCHED_OVER]
+        if not held or (not switched and self.rng.random() < 0.8):
+            return None
+        gone = self.rng.choice(sorted(switched or held, key=lambda m: m.metadata.name))
+        self.api.drop(Migration, gone.metadata.name)
+        self.vanished[gone.metadata.name] = gone
+        if self.rng.random() < 0.3:
+            return f"{gone.metadata.name} vanished"
+        self.make_anew(gone.metadata.name)
+        return f"{gone.metadata.name} vanished, and was made anew"
+
+    def make_anew(self, name: str) -> None:
+        """One of the name of a Migration that vanished, which asks for the same and is not decided."""
+        gone = self.vanished[name]
+        self.made += 1
+        changes = {"uid": f"m-{self.made}", "finalizers": (), "creation_timestamp": self.time(), "deletion_timestamp": None}
+        meta = dataclasses.replace(gone.metadata, **changes)
+        self.api.create(Migration(metadata=meta, spec=dataclasses.replace(gone.spec, decision=None)))
 
     def _delete_vm(self) -> str | None:
         vm = self.api.get(VirtualMachine, self.rng.choice(VMS[: self.profile.vms]))

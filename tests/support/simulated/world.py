@@ -8,6 +8,7 @@ from typing import Any
 
 import builders
 
+from kubeferry.api import reasons
 from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Migration, MigrationPhase
 from kubeferry.api.names import FINALIZER
@@ -62,6 +63,7 @@ class World(Checks, Users, Faults, Plots):
         self.fenced: set[str] = set()
         self.paused: Controller | None = None
         self.made = 0
+        self.vanished: dict[str, Migration] = {}
 
     def _add_vm(self, uid: str, node: str) -> None:
         vm = _SHARED[uid]
@@ -169,6 +171,7 @@ class World(Checks, Users, Faults, Plots):
             "fence": (p.fence, self._fence),
             "backup": (p.backup, self._backup),
             "delete": (p.delete, self._delete_vm),
+            "vanish": (p.vanish, self._vanish),
             "stray": (p.stray, self._stray),
         }
 
@@ -259,9 +262,18 @@ class World(Checks, Users, Faults, Plots):
         for round_ in range(220):
             self._round(3.0 if round_ < 60 else 20.0)
             self._decide_for_all()
+            self._make_anew_for_all()
             if self.at_rest() or (self.restored and round_ > 25 and self.all_told()):
                 break
         self.check_end()
+
+    def _make_anew_for_all(self) -> None:
+        """A person does what is told of a lock whose Migration has vanished."""
+        for placement in list(self.api.objects[Placement].values()):
+            lock = placement.spec.lock
+            told = self.attention(placement.metadata.name) or ""
+            if lock is not None and told.startswith(reasons.MIGRATION_GONE) and lock.name not in self.api.objects[Migration]:
+                self.make_anew(lock.name)
 
     def _round(self, seconds: float) -> None:
         self.now += seconds

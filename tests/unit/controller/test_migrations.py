@@ -206,3 +206,21 @@ async def test_one_that_has_finished_is_let_go_although_its_vm_is_gone(
     while await reconciler.reconcile("shop/web-0") == AT_ONCE:
         pass
     assert (await cluster.get(Migration, "move", "shop")).metadata.finalizers == ()
+
+
+async def test_one_that_had_begun_is_let_go_when_it_is_deleted_and_its_vm_is_gone(
+    gatherer: Gatherer, executor: Executor, cluster: Cluster, server: FakeServer, store: Store, move: Migration
+) -> None:
+    began = dataclasses.replace(ENDED, phase=MigrationPhase.COPYING, conditions=(), epoch=2)
+    stored = await cluster.swap_status(Migration, move.metadata, began)
+    held = await cluster.patch_finalizers(Migration, stored.metadata, [FINALIZER])
+    store.remember(held)
+    reconciler = Reconciler(gatherer, core_vm.step, executor, NoPass())
+    while await reconciler.reconcile("shop/web-0") == AT_ONCE:
+        pass
+    assert (await cluster.get(Migration, "move", "shop")).metadata.finalizers == (FINALIZER,)
+    await cluster.delete(Migration, held.metadata)
+    store.remember(await cluster.get(Migration, "move", "shop"))
+    while await reconciler.reconcile("shop/web-0") == AT_ONCE:
+        pass
+    assert MOVE not in server.objects

@@ -7,6 +7,7 @@ import pytest
 from builders import after, migration
 from move_life import Life, reverting
 
+from kubeferry.api import reasons
 from kubeferry.api.placement import StepState
 from kubeferry.api.role import Role
 from kubeferry.api.task import DiscardMode, ProofKind, TaskState, Verb
@@ -120,3 +121,15 @@ def test_a_discard_that_is_refused_by_an_active_copy_never_leads_to_its_seal() -
         life.step(300)
     assert life.open() == [(Verb.DISCARD, "a")]
     assert life.hosts["b"].copy_of(life.spec.virtual_machine.uid).role == Role.ACTIVE  # type: ignore[union-attr]
+
+
+def test_beside_a_seal_that_has_failed_it_is_the_fence_that_is_the_proof() -> None:
+    """A Seal that failed proves nothing; it is asked again, and the fence is read again for it."""
+    life = reverting()
+    life.answer(Verb.SEAL, reasons.NOT_STOPPED)
+    life.hosts["b"] = dataclasses.replace(life.hosts["b"], lease_fresh=False, fence="boot-b-1")
+    life.step(10)
+    activate = life.asked(Verb.ACTIVATE).spec.activate
+    assert activate is not None
+    assert activate.proof is not None
+    assert activate.proof.kind == ProofKind.FENCE

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from builders import after, host, vm
-from move_life import Life, running
+from move_life import Life, reverting, running
 
 from kubeferry.api import reasons
 from kubeferry.api.placement import StepState
@@ -133,3 +133,14 @@ def test_a_source_that_is_active_after_the_switch_over_is_a_contradiction_whatev
     assert life.open() == [(Verb.ACTIVATE, "b")]
     life.holds("a", role=Role.ACTIVE, epoch_id=life.spec.epoch_id)
     assert diverged(life.spec, life.seen()) is not None
+
+
+def test_what_a_host_told_before_its_copy_was_discarded_is_no_contradiction() -> None:
+    life = reverting()
+    for verb in (Verb.SEAL, Verb.ACTIVATE, Verb.DISCARD):
+        life.answer(verb)
+    assert life.copy_on("b") is None
+    life.hosts["b"] = host("b", role=Role.ACTIVE, epoch_id=life.spec.lineage[1])
+    assert diverged(life.spec, life.seen()) is None
+    life.hosts["b"] = host("b", role=Role.ACTIVE, epoch_id=life.spec.epoch_id)
+    assert "b did what this Placement" in str(diverged(life.spec, life.seen()))

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from builders import after, host, migration
-from move_life import FORWARD, REPORT, Life
+from move_life import FORWARD, REPORT, Life, discarding
 
 from kubeferry.api import reasons
 from kubeferry.api.migration import MigrationPhase
@@ -15,6 +15,7 @@ from kubeferry.api.task import DiscardMode, HostTaskStatus, TaskPhase, Verb
 from kubeferry.core.host import Refuse, answer
 from kubeferry.core.journal import Journal, JournalStep
 from kubeferry.core.limits import Limits
+from kubeferry.core.observed import VmDecision
 from kubeferry.core.vm import step
 
 BEFORE_SEAL = (Verb.PREPARE, Verb.PREFLIGHT)
@@ -109,7 +110,14 @@ def test_the_source_as_the_only_target_fails_as_in_nova() -> None:
 
 @pytest.mark.parametrize(
     "reason",
-    [reasons.REFUSED_BY_ROLE, reasons.STALE_EPOCH, reasons.FOREIGN_FILES, reasons.FOREIGN_DOMAIN, reasons.UNABLE_TO_MIGRATE_TO_SELF],
+    [
+        reasons.REFUSED_BY_ROLE,
+        reasons.STALE_EPOCH,
+        reasons.FOREIGN_FILES,
+        reasons.FOREIGN_DOMAIN,
+        reasons.UNABLE_TO_MIGRATE_TO_SELF,
+        reasons.HOST_REPLACED,
+    ],
 )
 def test_what_a_host_holds_of_the_vm_already_is_not_discarded_for_an_attempt(reason: str) -> None:
     life = Life()
@@ -231,3 +239,69 @@ def test_a_migration_that_vanished_is_rolled_back_before_the_source_was_released
         life.answer(Verb.ACTIVATE)
     assert (life.spec.lock, life.spec.node_name) == (None, "a")
     assert (life.spec.settled[0].outcome, life.spec.settled[0].reason) == (Outcome.FAILED, reasons.CANCELLED)
+
+
+def test_a_choice_that_can_not_be_carried_out_is_none() -> None:
+    """A profile without the filter StaleCopy chooses a node whose copy is to go."""
+    life = discarding()
+    life.migrations["next"] = migration("next", created=5)
+    life.target = "a"
+    life.step()
+    assert life.told(reasons.FINISHED, "next") == ("True", reasons.NO_FEASIBLE_NODE)
+    assert "a was chosen, which may still hold a copy of this VM" in life.whole(reasons.SUCCEEDED, "next").message
+    assert life.spec.lock is None
+
+
+def test_a_node_that_was_just_given_up_is_not_taken_again_whatever_the_pass_says() -> None:
+    life = Life().go_on_to(Verb.PREFLIGHT)
+    life.answer(Verb.PREFLIGHT, reasons.SSH_UNREACHABLE)
+    assert life.told(reasons.FINISHED) == ("True", reasons.SSH_UNREACHABLE)
+    assert "No other node can be taken: b was chosen" in life.whole(reasons.SUCCEEDED).message
+
+
+def test_a_host_with_the_identity_of_another_that_has_a_copy_is_not_taken() -> None:
+    life = Life()
+    life.hosts["b"] = dataclasses.replace(life.hosts["b"], status=dataclasses.replace(life.hosts["b"].status, host_id="host-a"))
+    life.step()
+    assert life.told(reasons.FINISHED) == ("True", reasons.NO_FEASIBLE_NODE)
+
+
+@pytest.mark.parametrize(("verb", "seconds"), [(Verb.PREPARE, 30), (Verb.PREFLIGHT, 60), (Verb.ACTIVATE, 60)])
+def test_who_asks_sets_an_alarm_for_the_deadline_of_what_is_asked(verb: Verb, seconds: int) -> None:
+    """Of a host that does nothing no event tells."""
+    decided: list[VmDecision] = []
+
+    class Watched(Life):
+        def decide(self) -> VmDecision:
+            decided.append(super().decide())
+            return decided[-1]
+
+    Watched().go_on_to(verb)
+    (asks,) = [each for each in decided if any(new.spec.verb == verb for new in each.tasks)]
+    assert asks.requeue_after == timedelta(seconds=seconds)
+
+
+def test_a_target_that_was_prepared_is_discarded_although_the_source_was_replaced() -> None:
+    """The reason is the source's: what it refuses says nothing of what the target holds."""
+    life = Life().go_on_to(Verb.PREFLIGHT)
+    life.target = "c"
+    life.answer(Verb.PREFLIGHT, reasons.HOST_REPLACED)
+    assert [(copy.node, copy.discard) for copy in life.spec.copies] == [("a", None), ("b", DiscardMode.TRASH), ("c", None)]
+
+
+@pytest.mark.parametrize(
+    ("until", "ends"),
+    [
+        (Verb.PREFLIGHT, {reasons.PREPARED: "False", reasons.SOURCE_SEALED: "False", reasons.CONFIRMED: "False"}),
+        (Verb.COPY, {reasons.SOURCE_SEALED: "True", reasons.DISKS_COPIED: "False", reasons.TARGET_ACTIVE: "False"}),
+    ],
+)
+def test_at_its_end_nothing_is_told_as_waited_for_or_being_done(until: Verb, ends: dict[str, str]) -> None:
+    life = Life().go_on_to(until)
+    life.wish("Revert")
+    if until == Verb.COPY:
+        life.answer(Verb.ACTIVATE)
+    assert life.told(reasons.FINISHED) == ("True", reasons.CANCELLED)
+    told = {condition.type: condition for condition in life.status().conditions}
+    assert [c.type for c in told.values() if c.reason in (reasons.WAITING, reasons.IN_PROGRESS)] == []
+    assert {kind: told[kind].status for kind in ends} == ends

@@ -1,11 +1,15 @@
 """A migration on its way: what is asked of which host, and who may start the VM when."""
 
 import dataclasses
+from typing import Any
 
+import pytest
+from builders import after, migration
 from move_life import DIGEST, FORWARD, Life
 
 from kubeferry.api import reasons
-from kubeferry.api.migration import MigrationPhase
+from kubeferry.api.migration import Migration, MigrationPhase
+from kubeferry.api.names import FINALIZER
 from kubeferry.api.task import ProofKind, TaskProgress, Verb
 from kubeferry.core.observed import ReplacePlacement
 
@@ -105,12 +109,80 @@ def test_how_far_the_copy_is_is_told_while_it_runs_and_after_it() -> None:
     assert (transfer.bytes_done, transfer.bytes_total, transfer.digest) == (5 << 20, 5 << 20, DIGEST)
 
 
+def orphaned(until: Verb) -> Life:
+    """One whose Migration vanished before that was done, and after its target was asked to start the VM."""
+    life = Life()
+    life.go_on_to(Verb.ACTIVATE)
+    del life.migrations["move"]
+    if until == Verb.ACTIVATE:
+        life.answer(Verb.ACTIVATE)
+    return life
+
+
 def test_a_lock_whose_migration_vanished_stands_and_says_so() -> None:
+    life = orphaned(Verb.ACTIVATE)
+    assert life.spec.lock is not None
+    assert life.spec.node_name == "b"
+    assert life.open() == []
+    assert life.of_vm(reasons.NEEDS_ATTENTION) == ("True", reasons.MIGRATION_GONE)
+
+
+def test_a_migration_that_vanished_before_its_target_was_asked_to_start_the_vm_is_rolled_back() -> None:
+    """The target holds a verified copy, and may start it no more once it is sealed: nobody needs to decide."""
     life = Life()
     life.go_on_to(Verb.COPY)
     del life.migrations["move"]
     life.answer(Verb.COPY)
+    assert (life.spec.node_name, life.open()) == ("", [(Verb.SEAL, "b")])
+    life.answer(Verb.SEAL)
+    life.answer(Verb.ACTIVATE)
+    assert (life.spec.lock, life.spec.node_name) == (None, "a")
+
+
+def heir(name: str = "move", **spec: Any) -> Migration:
+    made = migration(name, created=100, **spec)
+    return dataclasses.replace(made, metadata=dataclasses.replace(made.metadata, uid="uid-heir"))
+
+
+@pytest.mark.parametrize(("wish", "phase"), [("Confirm", "Confirmed"), ("Revert", "Reverted")])
+@pytest.mark.parametrize("target", [None, "b"])
+def test_a_new_migration_of_its_name_takes_the_lock_over_and_is_decided(wish: str, phase: str, target: str | None) -> None:
+    life = orphaned(Verb.ACTIVATE)
+    life.migrations["move"] = heir(targetNode=target)
+    life.step()
     assert life.spec.lock is not None
-    assert life.spec.node_name == "a"
-    assert life.open() == []
+    assert (life.spec.lock.uid, life.migrations["move"].metadata.finalizers) == ("uid-heir", (FINALIZER,))
+    assert life.status().phase == "AwaitingDecision"
+    life.wish(wish)
+    for verb in [Verb.DISCARD] if wish == "Confirm" else [Verb.SEAL, Verb.ACTIVATE, Verb.DISCARD]:
+        life.answer(verb)
+    assert life.status().phase == phase
+    assert (life.spec.node_name, life.spec.lock) == ("b" if wish == "Confirm" else "a", None)
+
+
+def test_it_also_takes_over_what_is_not_done_yet() -> None:
+    life = orphaned(Verb.COPY)
+    life.migrations["move"] = heir()
+    life.step()
+    life.answer(Verb.ACTIVATE)
+    assert life.status().phase == "AwaitingDecision"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        heir(targetNode="c"),
+        heir(sourceNode="c"),
+        heir(virtualMachine={"name": "web-0", "uid": "another"}),
+        heir("another"),
+        dataclasses.replace(heir(), metadata=dataclasses.replace(heir().metadata, deletion_timestamp=after(200))),
+    ],
+    ids=["another target", "another source", "another VM", "another name", "being deleted"],
+)
+def test_one_that_asks_for_something_else_takes_nothing_over(other: Migration) -> None:
+    life = orphaned(Verb.ACTIVATE)
+    before = life.spec
+    life.migrations[other.metadata.name] = other
+    life.step()
+    assert life.spec == before
     assert life.of_vm(reasons.NEEDS_ATTENTION) == ("True", reasons.MIGRATION_GONE)

@@ -1,6 +1,7 @@
 """When each phase began, for how long the VM was off, and how a Copy comes on."""
 
 import dataclasses
+from datetime import timedelta
 
 import pytest
 from builders import after, host, migration
@@ -9,7 +10,7 @@ from move_life import Life, reverting
 from kubeferry.api import reasons
 from kubeferry.api.migration import Downtime, Transfer
 from kubeferry.api.task import HostTaskStatus, TaskPhase, TaskProgress, TaskResult, TaskState, Verb
-from kubeferry.core import downtime, project_transfer
+from kubeferry.core import downtime, ledger, project_transfer
 
 
 def forward(life: Life, seconds: float = 10) -> Life:
@@ -216,3 +217,20 @@ def test_one_that_had_to_wait_tells_so_before_its_pass() -> None:
     life.hosts["c"] = host("c")
     life.step()
     assert [t.phase.value for t in life.status().phase_transitions] == ["Pending", "Scheduling", "Preparing"]
+
+
+def test_how_long_a_copy_is_silent_counts_from_its_last_word_and_not_from_when_somebody_looked() -> None:
+    """A controller that is told of the last byte, and of nothing else, looks again for it."""
+    life = Life().go_on_to(Verb.COPY)
+    life.progress(Verb.COPY, TaskProgress(bytes_total=100, bytes_done=1))
+    life.now += 2
+    life.progress(Verb.COPY, TaskProgress(bytes_total=100, bytes_done=2))
+    decided = life.step()
+    assert decided.requeue_after == ledger.NOTED_EVERY - timedelta(seconds=2)
+    life.step(3)
+    noted = life.now
+    decided = life.step()
+    assert decided.requeue_after == timedelta(seconds=60)
+    life.step(60)
+    assert [(s.verb, s.state) for s in life.spec.steps if s.verb == Verb.SEAL] == [], "it is on its way back"
+    assert life.now - noted == 60

@@ -342,3 +342,25 @@ def test_without_any_hypervisor_no_target_is_known() -> None:
     end = outlook.of(migration(targetNode="b"), running(), dataclasses.replace(Life().seen(), hosts=()), after(0))
     assert isinstance(end, outlook.End)
     assert "known: none" in end.message
+
+
+def test_a_vm_whose_host_is_silent_is_not_called_at_its_target() -> None:
+    """Whether it runs there is not known; when its agent speaks again it is."""
+    life = Life(migration(targetNode="a"))
+    life.holds("a", lease=False)
+    life.step()
+    assert life.told(reasons.FINISHED)[0] == "False"
+    assert life.told(reasons.SCHEDULED) == ("False", reasons.VM_NOT_READY)
+    life.holds("a", lease=True)
+    life.step()
+    assert ended(life) == ("Confirmed", ("True", reasons.ALREADY_AT_TARGET))
+
+
+def test_a_vm_whose_placement_was_lost_is_not_called_without_a_node() -> None:
+    life = Life()
+    life.step()
+    seen = dataclasses.replace(life.seen(), placement=None, migrations=(migration("other", created=5),))
+    wait = outlook.of(seen.migrations[0], None, seen, after(10))
+    assert isinstance(wait, outlook.Wait)
+    assert wait.reason == reasons.PLACEMENT_LOST
+    assert "the VM was on a, and its Placement is lost" in wait.message
