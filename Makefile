@@ -33,7 +33,7 @@ clean-lab: $(VENV)/.ready ## stop every lab and remove all that it left, by its 
 	@$(LAB) clean
 
 test: setup ## every test, on the real thing
-	$(BIN)/pytest -n 4 --dist loadgroup
+	$(BIN)/pytest -n 4 --no-loadscope-reorder
 
 unit: $(VENV)/.ready ## the tests that need nothing but Python: seconds
 	$(BIN)/pytest tests/unit tests/contract

@@ -27,11 +27,13 @@ from kubeferry.api import reasons
 from kubeferry.api.model import model
 
 CONNECT_SECONDS = 10.0
-"""Until the receiver has taken the token."""
+"""Until the receiver's kernel answers."""
+OPENING_SECONDS = 30.0
+"""Until the receiver has taken the token: its process may just be starting, on a host that is busy, or send a stranger away."""
 ACCEPT_SECONDS = 30.0
 """For the right sender to come."""
-HANDSHAKE_SECONDS = 3.0
-"""For one that connects: the right sender waits behind it, no longer than `CONNECT_SECONDS`."""
+HANDSHAKE_SECONDS = 10.0
+"""For one that has come to prove who it is; the right sender may wait behind it."""
 SILENCE_SECONDS = 60.0
 """Without a byte from the other side, or without one that it takes."""
 
@@ -137,13 +139,13 @@ def connect(address: str, to: DataPort, own: Identity) -> Iterator[Stream]:
         raise unreachable(address, to, error) from error
     with plain:
         try:
-            connection = _secured(plain, ssl.PROTOCOL_TLS_CLIENT, own, to.certificate)
+            connection = _secured(plain, ssl.PROTOCOL_TLS_CLIENT, own, to.certificate, OPENING_SECONDS)
         except OSError as error:
             raise unreachable(address, to, error) from error
         with connection:
             stream = Stream(connection)
             try:
-                connection.settimeout(CONNECT_SECONDS)
+                connection.settimeout(OPENING_SECONDS)
                 stream.send(message(Opening(token=to.token)))
                 _expect_go(stream.receive())
             except TransferError as error:
@@ -193,7 +195,7 @@ def _admitted(plain: socket.socket, own: Identity, peer: str, token: str) -> ssl
     """The connection, if it is the sender's; else it is closed."""
     connection = None
     try:
-        connection = _secured(plain, ssl.PROTOCOL_TLS_SERVER, own, peer)
+        connection = _secured(plain, ssl.PROTOCOL_TLS_SERVER, own, peer, HANDSHAKE_SECONDS)
         stream = Stream(connection)
         connection.settimeout(HANDSHAKE_SECONDS)
         told = parse(Opening, stream.receive()).token
@@ -208,9 +210,9 @@ def _admitted(plain: socket.socket, own: Identity, peer: str, token: str) -> ssl
     return connection
 
 
-def _secured(plain: socket.socket, protocol: int, own: Identity, peer: str) -> ssl.SSLSocket:
+def _secured(plain: socket.socket, protocol: int, own: Identity, peer: str, seconds: float) -> ssl.SSLSocket:
     """TLS 1.3 over a connection, to the one that has the key of the peer's certificate; raises `OSError`."""
-    plain.settimeout(HANDSHAKE_SECONDS)
+    plain.settimeout(seconds)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_SECONDS * 1000))
     context = ssl.SSLContext(protocol)

@@ -284,12 +284,12 @@ def test_what_no_certificate_can_be_is_no_data_port(certificate: str) -> None:
 def test_a_receiver_that_does_not_take_the_token_in_time_is_told_with_the_time_that_it_had(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(tls, "OPENING_SECONDS", 1.0)
     with ends() as two, ExitStack() as held:
 
         def be_silent() -> None:
             connection, _ = two.listener.accept()
-            held.enter_context(tls._secured(connection, ssl.PROTOCOL_TLS_SERVER, two.receiver, two.sender.certificate))
+            held.enter_context(tls._secured(connection, ssl.PROTOCOL_TLS_SERVER, two.receiver, two.sender.certificate, SECONDS))
 
         receiving = threads.submit(be_silent)
         with pytest.raises(TransferError, match="said nothing for 1 s") as refusal, connect(ADDRESS, two.data, two.sender):
