@@ -192,7 +192,7 @@ class Caller:
         await asyncio.to_thread(self._fill, source, to)
 
     def _fill(self, source: Path, to: DataPort) -> None:
-        with opened(source, NAMES) as files, tls.connect("127.0.0.1", to, self.own) as stream:
+        with opened(source, NAMES, {}) as files, tls.connect("127.0.0.1", to, self.own) as stream:
             Copy(files, Throttle(None, time.monotonic), lambda *_: None).run(stream)
 
     async def answer(self) -> Answer:

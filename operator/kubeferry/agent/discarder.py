@@ -12,9 +12,8 @@ import structlog
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.stopped import StopProof
-from kubeferry.agent.storage.layout import disk_file
+from kubeferry.agent.storage.layout import image_inodes
 from kubeferry.agent.storage.trash import move_to_trash, require_disks
-from kubeferry.api.domain import Domain
 from kubeferry.core import transitions
 from kubeferry.core.journal import Journal
 
@@ -49,16 +48,16 @@ class Discarder:
         if domain is None:
             raise ValueError(f"the journal of {journal.uid} has no domain")
         await self._proof.require(domain)
-        gone, left = await asyncio.get_running_loop().run_in_executor(self._files, self._move, journal, domain)
+        gone, left = await asyncio.get_running_loop().run_in_executor(self._files, self._move, journal)
         if left:
             directory = str(self._machine.instance(journal.uid))
             log.warning("the copy is given up; what is not the VM's own stays where it is", directory=directory, left=left)
         log.info("copy discarded", created=journal.created)
         return gone
 
-    def _move(self, journal: Journal, domain: Domain) -> tuple[Journal, tuple[str, ...]]:
+    def _move(self, journal: Journal) -> tuple[Journal, tuple[str, ...]]:
         """Journal and move; the journal as it is then, and the names of what is left. Runs in a thread."""
-        inodes = {disk_file(disk): journal.disks[disk.name].inode for disk in domain.disks if disk.name in journal.disks}
+        inodes = image_inodes(journal)
         require_disks(self._machine.settings.instances_path, journal.uid, inodes)
         self._journals.write(journal)
         left = move_to_trash(self._machine.settings.instances_path, journal.uid, journal.epoch, journal.created, inodes)

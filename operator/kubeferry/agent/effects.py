@@ -125,6 +125,7 @@ class Effects:
         await asyncio.to_thread(self._journals.write, journal)
         await self._proof.require(journal.domain)
         sent = await interruption.unless(self._outbound.copy(task, journal, on_progress))
+        await self._proof.require(journal.domain)  # once more: what was sent is what this host gives up
         await asyncio.to_thread(self._journals.write, transitions.release(journal))
         return TaskResult(state=TaskState.RELEASED, bytes_copied=sent.bytes_sent, digest=sent.digest)
 

@@ -145,7 +145,8 @@ def take_host_lock(state_path: Path) -> int:
             holder = os.read(fd, 20).decode(errors="replace").strip()
             os.close(fd)
             raise IdentityError(
-                f"{path} is held by another agent (process {holder}, as it saw itself); one runs on a host at a time: end that one"
+                f"{path} is held by another agent (process {holder}, as it saw itself), or by a process of its that still moves data "
+                f"(kubeferry send-copy, receive-copy); one agent runs on a host at a time: end that one"
             ) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -51,6 +51,7 @@ def test_the_domain_says(path: str, text: str) -> None:
         "clock[@offset='utc']",
         "devices/disk[@type='file'][@device='disk']/driver[@name='qemu'][@type='raw'][@cache='none'][@discard='unmap']",
         f"devices/disk/source[@file='{DIRECTORY}/root.raw']",
+        "devices/disk/backingStore",
         "devices/disk/target[@dev='vda'][@bus='virtio']",
         f"devices/serial[@type='pty']/log[@file='{DIRECTORY}/console.log'][@append='on']",
         "devices/console[@type='pty']/target[@type='serial'][@port='0']",

@@ -150,6 +150,17 @@ async def test_nothing_is_copied_of_a_vm_that_somebody_has_started_since(rig: Ri
     assert (others.asked, rig.journal().role) == ([], Role.SEALED)
 
 
+async def test_a_vm_that_somebody_started_while_it_was_copied_is_not_given_up(rig: Rig, others: Others) -> None:
+    xml = await sealed(rig)
+
+    async def meanwhile(_: Callable[[TaskProgress], None]) -> None:
+        rig.hypervisor.create(xml, lambda: True)
+
+    others.meanwhile = meanwhile
+    assert ended(await rig.ask(Verb.COPY)) == reasons.NOT_STOPPED
+    assert (others.asked, rig.journal().role) == ([Verb.COPY], Role.SEALED)
+
+
 async def test_how_far_a_copy_is_stands_in_the_task_while_it_runs_and_not_after(rig: Rig, others: Others) -> None:
     await sealed(rig)
     told: list[TaskProgress | None] = []

@@ -61,6 +61,11 @@ def short(path: Path) -> Path:
     return path
 
 
+def cut_off(path: Path) -> Path:
+    os.truncate(image(path), 75)
+    return path
+
+
 def newer(path: Path) -> Path:
     with image(path).open("r+b") as file:
         file.seek(4)
@@ -74,6 +79,7 @@ BAD = [
     (encrypted, "it is encrypted"),
     (raw, "it is no qcow2 image"),
     (short, "it is no qcow2 image"),
+    (cut_off, "its header ends early"),
     (newer, "it is of version 4, 2 or 3 was expected"),
 ]
 
@@ -135,5 +141,24 @@ def test_a_resize_that_fails_is_told_and_leaves_no_part(bench: Bench, monkeypatc
 
 
 def test_what_qemu_img_says_is_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"ended with 1: .*qcow2"):
-        qcow2.resize(raw(tmp_path / "image"), MIB)
+    with raw(tmp_path / "image").open("r+b") as file, pytest.raises(StorageError, match=r"resize an image to .* ended with 1: .*qcow2"):
+        qcow2.resize(file.fileno(), MIB, "an image")
+
+
+def test_it_is_the_open_file_that_is_resized_whatever_has_its_name_by_now(tmp_path: Path) -> None:
+    with image(tmp_path / "image").open("r+b") as file:
+        (tmp_path / "image").rename(tmp_path / "old")
+        image(tmp_path / "image")
+        qcow2.resize(file.fileno(), 5 * MIB, "an image")
+    assert (seen(tmp_path / "old"), seen(tmp_path / "image")) == (5 * MIB, 3 * MIB)
+
+
+def test_a_resize_that_hangs_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = image(tmp_path / "image")
+    (tmp_path / "qemu-img").write_text("#!/bin/sh\nexec tail -f /dev/null\n")
+    (tmp_path / "qemu-img").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(qcow2, "_TIMEOUT", 0.2)
+    with whole.open("r+b") as file, pytest.raises(StorageError, match="see that its file system answers") as refused:
+        qcow2.resize(file.fileno(), 5 * MIB, "an image")
+    assert refused.value.retryable

@@ -1,8 +1,10 @@
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,6 +124,24 @@ def blocks(path: Path) -> int:
 def punched(path: Path, start: int, end: int) -> None:
     with path.open("r+b") as file:
         punch(file.fileno(), start, end)
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.parametrize(("before", "after"), [("ABCDE", "A\0\0\0E"), ("AB-DE", "A\0-\0E"), ("A---E", "A---E"), ("AB", "A\0")])
+def test_where_nothing_can_be_punched_data_becomes_zeros(
+    before: str, after: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "image"
+    draw(image, before)
+
+    def fallocate(*_: object) -> int:
+        ctypes.set_errno(code)
+        return -1
+
+    monkeypatch.setattr(sparse, "_LIBC", SimpleNamespace(fallocate=fallocate))
+    monkeypatch.setattr(sparse, "_ZEROS", memoryview(bytes(BLOCK // 3)))
+    punched(image, BLOCK, 4 * BLOCK)
+    assert picture_of(image) == after
 
 
 @pytest.mark.parametrize(

@@ -154,12 +154,12 @@ def _size(fd: int, file: _File) -> int:
     return os.fstat(fd).st_size
 
 
-def _enlarge(fd: int, disk: DomainDisk, path: Path) -> None:
+def _enlarge(fd: int, disk: DomainDisk, path: str) -> None:
     """Have the guest see the disk's capacity."""
     if disk.format == DiskFormat.RAW:
         os.ftruncate(fd, disk.capacity)
-    elif virtual_size(fd, str(path)) < disk.capacity:  # looked at anew: it is this file that QEMU opens
-        resize(path, disk.capacity)
+    elif virtual_size(fd, path) < disk.capacity:  # looked at anew: it is this file that QEMU opens
+        resize(fd, disk.capacity, path)
 
 
 def _make(instance: Instance, file: _File, source: int) -> None:
@@ -169,9 +169,10 @@ def _make(instance: Instance, file: _File, source: int) -> None:
         try:
             copy_sparse(source, target)
             if file.disk is not None:
-                _enlarge(target, file.disk, instance.path / part)
+                _enlarge(target, file.disk, str(instance.path / part))
             os.fsync(target)
-            instance.publish(target, part, file.name)
+            instance.publish(target, file.name)
+            instance.remove(part)
         except (OSError, StorageError):
             instance.remove(part)
             raise

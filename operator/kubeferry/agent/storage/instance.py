@@ -34,18 +34,14 @@ class Instance:
         """Open a file that is there to read and write; a link is not followed."""
         return os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.fd)
 
-    def publish(self, fd: int, part: str, name: str) -> None:
-        """Give a part its final name, where none is.
-
-        Not rename(2), which would replace what lies there. An end in between leaves the file under both names (`check_files`).
+    def publish(self, fd: int, name: str) -> None:
+        """Give a part its final name too, where none is; not rename(2), which would replace what lies there.
 
         Args:
             fd: the part as its maker opened it: whatever has the part's name by now, it is this file that is whole.
-            part: the part's name.
             name: the final one.
         """
         os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self.fd, follow_symlinks=True)
-        os.unlink(part, dir_fd=self.fd)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -88,9 +84,9 @@ def _made(parent: int, uid: str) -> int:
     except FileExistsError:
         fd = os.open(uid, _DIRECTORY, dir_fd=parent)
     else:
+        os.fsync(parent)
         fd = os.open(uid, _DIRECTORY, dir_fd=parent)
-        os.fchmod(fd, 0o711)
-    os.fsync(parent)
+    os.fchmod(fd, 0o711)  # whatever the umask was, and whoever was ended in between
     return fd
 
 

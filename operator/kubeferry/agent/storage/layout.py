@@ -3,6 +3,7 @@
 import re
 
 from kubeferry.api.domain import DomainDisk
+from kubeferry.core.journal import Journal
 
 KERNEL = "kernel"
 INITRD = "initrd"
@@ -23,6 +24,12 @@ _CONSOLE_LOGS = re.compile(re.escape(CONSOLE_LOG) + r"(\.[0-9]+)?")
 def disk_file(disk: DomainDisk) -> str:
     """Name of a disk's image. Volume names have no dot, so it is never another file's name."""
     return f"{disk.name}.{disk.format}"
+
+
+def image_inodes(journal: Journal) -> dict[str, int]:
+    """Inode number of each disk that is whole, by its image's name."""
+    disks = () if journal.domain is None else journal.domain.disks
+    return {disk_file(disk): journal.disks[disk.name].inode for disk in disks if disk.name in journal.disks}
 
 
 def final_name(name: str) -> str:

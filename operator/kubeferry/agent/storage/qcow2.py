@@ -6,7 +6,6 @@ The format: https://www.qemu.org/docs/master/interop/qcow2.html
 import os
 import struct
 import subprocess
-from pathlib import Path
 
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.api import reasons
@@ -44,27 +43,39 @@ def virtual_size(fd: int, path: str) -> int:
     if encryption:
         raise _unusable(path, "it is encrypted, which is not supported; convert it by qemu-img convert")
     if version == 3:
-        (features,) = _FEATURES.unpack(os.pread(fd, _FEATURES.size, _FEATURES_AT))
+        extended = os.pread(fd, _FEATURES.size, _FEATURES_AT)
+        if len(extended) < _FEATURES.size:
+            raise _unusable(path, "its header ends early; see whether it was copied whole")
+        (features,) = _FEATURES.unpack(extended)
         if features & _EXTERNAL_DATA:
             raise _unusable(path, "its data lies in another file; convert it by qemu-img convert")
     return int(size)
 
 
-def resize(path: Path, size: int) -> None:
+def resize(fd: int, size: int, path: str) -> None:
     """Have a guest see so many bytes, at least as many as before, of an image that `virtual_size` took.
+
+    Args:
+        fd: open to write. qemu-img gets no other name of it: should it outlive its agent, it works on what the next one has removed.
+        size: bytes.
+        path: for messages.
 
     Raises:
         StorageError: qemu-img refused, or took too long.
     """
-    command = ["qemu-img", "resize", "-q", "-f", "qcow2", str(path), str(size)]
+    command = ["qemu-img", "resize", "-q", "-f", "qcow2", f"/proc/self/fd/{fd}", str(size)]
+    doing = f"qemu-img resize {path} to {size} bytes"
+    pipe, none = subprocess.PIPE, subprocess.DEVNULL
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise StorageError(reasons.STORAGE_ERROR, f"{' '.join(command)}: {error}; install qemu-utils") from error
+        done = subprocess.run(command, stdin=none, stdout=none, stderr=pipe, pass_fds=(fd,), timeout=_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise StorageError(
+            reasons.STORAGE_ERROR, f"{doing} did not end within {_TIMEOUT} s; see that its file system answers", retryable=True
+        ) from error
+    except OSError as error:
+        raise StorageError(reasons.STORAGE_ERROR, f"{doing} can't be run: {error.strerror}; install qemu-utils") from error
     if done.returncode != 0:
-        raise StorageError(reasons.STORAGE_ERROR, f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
+        raise StorageError(reasons.STORAGE_ERROR, f"{doing} ended with {done.returncode}: {done.stderr.decode(errors='replace').strip()}")
 
 
 def _unusable(path: str, seen: str) -> StorageError:

@@ -15,6 +15,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 """Modes of fallocate(2)."""
 
+_ZEROS = memoryview(bytes(1 << 20))
+_NO_PUNCH = (errno.EOPNOTSUPP, errno.ENOSYS)
+
 _NO_CLONE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What copy_file_range(2) says where the two file systems differ in kind, or lack it."""
 
@@ -44,14 +47,26 @@ def copy_sparse(source: int, target: int) -> None:
 
 
 def punch(fd: int, start: int, end: int) -> None:
-    """Have a range of a file read as zeros and occupy nothing; the file keeps its size (fallocate(2), which `os` has not whole).
+    """Have a range of a file read as zeros, and occupy nothing where the file system can; the file keeps its size.
+
+    By fallocate(2), which `os` has not whole.
+
+    Args:
+        fd: open to write.
+        start: the first byte.
+        end: behind the last, at most the file's size.
 
     Raises:
         OSError: the file system refused.
     """
-    if _LIBC.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(start), ctypes.c_int64(end - start)) != 0:
-        number = ctypes.get_errno()
+    if _LIBC.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(start), ctypes.c_int64(end - start)) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in _NO_PUNCH:
         raise OSError(number, os.strerror(number))
+    for at, stop in extents(fd, end, start):
+        while at < stop:
+            at += os.pwrite(fd, _ZEROS[: stop - at], at)
 
 
 def _changed(seen: str) -> StorageError:
@@ -60,9 +75,9 @@ def _changed(seen: str) -> StorageError:
     )
 
 
-def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each stretch of data below `size`, in order. Where a file system can't tell, all of it is data."""
-    end = 0
+def extents(fd: int, size: int, first: int = 0) -> Iterator[tuple[int, int]]:
+    """Start and end of each stretch of data from `first` to `size`, in order. Where a file system can't tell, all of it is data."""
+    end = first
     while end < size:
         try:
             start = os.lseek(fd, end, os.SEEK_DATA)

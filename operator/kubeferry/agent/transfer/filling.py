@@ -17,6 +17,8 @@ from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.manifest import Manifest
 from kubeferry.agent.transfer.processes import PartJob, ReceiveJob, ReceiveWord
 from kubeferry.agent.transfer.wire import (
+    ALIVE_EVERY,
+    ROUNDS,
     Answer,
     AnswerState,
     ChunkData,
@@ -37,10 +39,6 @@ from kubeferry.api import reasons
 SYNC_BYTES = 64 << 20
 SYNC_SECONDS = 2.0
 """After so many bytes or seconds, what was written is made durable and noted: no more is sent again after a kill."""
-ROUNDS = 2
-"""As of `sender`."""
-ALIVE_EVERY = 16
-"""Chunks (64 MiB) that are read back between two signs of life."""
 
 
 def fill(job: ReceiveJob) -> ReceiveWord:
@@ -131,7 +129,7 @@ class Part:
     @property
     def known(self) -> Mapping[int, bytes]:
         """The chunks that are durable in it."""
-        return self._manifest.hashes
+        return {index: found for index, found in self._manifest.hashes.items() if index < count_of(self._size)}
 
     def write(self, chunk: ChunkData) -> None:
         """Write a chunk.

@@ -14,6 +14,7 @@ from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.instance import Instance, check_files, open_instance
 from kubeferry.agent.storage.layout import BOOT_LIMIT, INITRD, KERNEL, MANIFEST, PART, disk_file
+from kubeferry.agent.storage.qcow2 import virtual_size
 from kubeferry.agent.storage.space import allocated_bytes, free_bytes
 from kubeferry.agent.transfer.digest import combined
 from kubeferry.agent.transfer.errors import TransferError
@@ -111,20 +112,23 @@ class Landing:
         """
         journal = self._claim.journal(self._journals)
         if journal.role == Role.VERIFIED:
+            self._tidy(journal)
             return False
         if journal.domain is None:
             raise ValueError(f"the journal of {journal.uid} has no domain")
         _check_announced(self._files, journal.domain)
-        instance = self._instance = self._stack.enter_context(open_instance(self._machine.settings.instances_path, journal.uid))
+        instance = self._instance = self._opened_instance(journal)
         found = check_files(instance, journal.created)
+        left = {header.name: status for header in self._files if (status := _left(header, journal, found)) is not None}
         with storage_errors(f"see what an earlier copy left in {instance.path}"):
             for name in journal.created:  # an end in the middle of `publish` left it under both names
                 instance.remove(name)
-        self._check_room({header.name: status for header in self._files if (status := _left(header, journal, found)) is not None})
+                if name not in left:
+                    instance.remove(name + PART)
+                    instance.remove(name + MANIFEST)
+        self._check_room(left)
         for header in self._files:
-            self.parts.append(
-                self._reopened(instance, header) if _left(header, journal, found) is not None else self._made(instance, header)
-            )
+            self.parts.append(self._reopened(instance, header) if header.name in left else self._made(instance, header))
         return True
 
     def publish(self, digests: Mapping[str, str], sent: Mapping[str, str]) -> str:
@@ -151,20 +155,51 @@ class Landing:
         journal = self._claim.journal(self._journals)
         if journal.domain is None:
             raise ValueError(f"the journal of {journal.uid} has no domain")
+        self._check_images(journal.domain)
         with storage_errors(f"give the files in {self._instance.path} their names"):
             for part in self.parts:
-                self._instance.remove(part.header.name + MANIFEST)
-                self._instance.publish(part.fd, part.header.name + PART, part.header.name)
+                self._instance.publish(part.fd, part.header.name)
             self._instance.sync()
             inodes = {part.header.name: os.fstat(part.fd).st_ino for part in self.parts}
         images = {disk.name: disk_file(disk) for disk in journal.domain.disks}
         disks = {name: JournalDisk(inode=inodes[image], digest=digests[image]) for name, image in images.items()}
         self._journals.write(transitions.verify(journal, disks))
+        self._tidy(journal)  # not before: until it is journaled, the next try goes on with the parts
         return combined(digests)
 
     def close(self) -> None:
         """Let go of everything. Parts stay: the next try goes on with them, or a discard moves them to the trash."""
         self._stack.close()
+
+    def _opened_instance(self, journal: Journal) -> Instance:
+        return self._stack.enter_context(open_instance(self._machine.settings.instances_path, journal.uid))
+
+    def _tidy(self, journal: Journal) -> None:
+        """Remove what was needed until the copy was whole."""
+        instance = self._instance or self._opened_instance(journal)
+        with storage_errors(f"tidy {instance.path}"):
+            for name in journal.created:
+                instance.remove(name + PART)
+                instance.remove(name + MANIFEST)
+
+    def _check_images(self, domain: Domain) -> None:
+        """A qcow2 image names what else is to be opened: what came must be one whole image, as large as the guest was told.
+
+        Raises:
+            StorageError: `SourceUnusable`: one is not.
+        """
+        came = {part.header.name: part.fd for part in self.parts}
+        for disk in domain.disks:
+            if disk.format != DiskFormat.QCOW2:
+                continue
+            name = disk_file(disk)
+            with storage_errors(f"read {name}"):
+                size = virtual_size(came[name], f"{name}, as it came,")
+            if size != disk.capacity:
+                message = (
+                    f"{name}, as it came, shows its guest {size} bytes, the disk's capacity is {disk.capacity}: see the image at the source"
+                )
+                raise StorageError(reasons.SOURCE_UNUSABLE, message)
 
     def _check_room(self, left: Mapping[str, os.stat_result]) -> None:
         path = self._machine.settings.instances_path
@@ -179,8 +214,6 @@ class Landing:
     def _made(self, instance: Instance, header: FileHeader) -> Part:
         self._journals.write(transitions.note_created(self._claim.journal(self._journals), header.name))
         with storage_errors(f"make {instance.path / header.name}"):
-            instance.remove(header.name + MANIFEST)
-            instance.remove(header.name + PART)
             fd = self._opened(instance.create(header.name + PART))
             os.ftruncate(fd, header.size)
             os.fsync(fd)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import storage_errors
+from kubeferry.agent.storage.layout import image_inodes
 from kubeferry.agent.transfer.children import Child, Children
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.keys import Keys
@@ -162,6 +163,7 @@ class Outbound:
             request=_request(task),
             directory=str(self._machine.instance(journal.uid)),
             names=journal.created,
+            inodes=image_inodes(journal),
             limit=self._limits.get(key, task.copy.bandwidth_limit),
         )
         try:

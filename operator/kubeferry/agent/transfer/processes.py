@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import structlog
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.transfer.errors import TransferError
@@ -47,6 +47,8 @@ class SendJob:
     """The VM's instance directory."""
     names: Annotated[tuple[str, ...], Field(max_length=FILES_LIMIT)]
     """Of the files to send."""
+    inodes: dict[str, int]
+    """Inode number of each of them that is a disk, as the journal tells."""
     limit: Bytes | None = None
     """Bytes a second."""
 
@@ -137,6 +139,11 @@ def be_process(
     threading.Thread(target=_listen, args=(lines, on_line), daemon=True).start()
     try:
         tell(work(first, tell))
+    except ValidationError as error:  # which shows what it was told, keys too
+        seen = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        log.error("a process that moves data was told a job that it does not understand", seen=seen)
+        message = f"the process that moves data does not understand its job: {seen}; the agent was replaced while it ran: start it anew"
+        tell(failed(TaskError(reason=reasons.INTERNAL_ERROR, message=message[:MESSAGE_LENGTH])))
     except (StorageError, TransferError) as failure:
         tell(failed(TaskError(reason=failure.reason, message=str(failure)[:MESSAGE_LENGTH], retryable=failure.retryable)))
     except Exception as defect:

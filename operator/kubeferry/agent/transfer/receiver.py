@@ -15,14 +15,22 @@ from kubeferry.agent.transfer.landing import Landing
 from kubeferry.agent.transfer.processes import PartJob, ReceiveJob, ReceiveWord
 from kubeferry.agent.transfer.threads import completed
 from kubeferry.agent.transfer.vocabulary import RECEIVING
-from kubeferry.agent.transfer.wire import Answer, AnswerState, DataPort, Frame, FrameType, broken, frame, message, next_frame
+from kubeferry.agent.transfer.wire import (
+    ALIVE_SECONDS,
+    ALIVE_TIMES,
+    Answer,
+    AnswerState,
+    DataPort,
+    Frame,
+    FrameType,
+    broken,
+    frame,
+    message,
+    next_frame,
+)
 
 T = TypeVar("T")
 
-ALIVE_SECONDS = 15.0
-"""Between two signs of life before the data may come."""
-ALIVE_TIMES = 40
-"""Signs of life in all: after ten minutes a file system that hangs is taken for one, and the sender gives up."""
 SILENCE_SECONDS = 60.0
 """Without a frame from the sender, or without one that it takes."""
 

@@ -2,12 +2,13 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kubeferry.agent.storage.errors import StorageError, storage_errors
+from kubeferry.agent.storage.instance import foreign
 from kubeferry.agent.storage.space import allocated_bytes
 from kubeferry.agent.storage.sparse import extents
 from kubeferry.agent.transfer import tls
@@ -18,6 +19,9 @@ from kubeferry.agent.transfer.ssh import Line, connect, run
 from kubeferry.agent.transfer.throttle import PIECE, Throttle
 from kubeferry.agent.transfer.vocabulary import RECEIVE
 from kubeferry.agent.transfer.wire import (
+    ALIVE_EVERY,
+    ALIVE_TIMES,
+    ROUNDS,
     Announcement,
     Answer,
     AnswerState,
@@ -38,10 +42,20 @@ from kubeferry.api import reasons
 Progress = Callable[[int, int, int], None]
 """Told how many bytes of data the target has, how many there are, holes left out, and how many went over the network."""
 
-ROUNDS = 2
-"""What differs after the first is sent again, once."""
-ALIVE_EVERY = 16
-"""Chunks (64 MiB) that the target has, and that are only read, between two signs of life."""
+_TOLD = frozenset(
+    {
+        reasons.NOT_INCOMING,
+        reasons.INSUFFICIENT_DISK,
+        reasons.STORAGE_ERROR,
+        reasons.FOREIGN_FILES,
+        reasons.DIGEST_MISMATCH,
+        reasons.SOURCE_UNUSABLE,
+        reasons.DATA_PORT_UNREACHABLE,
+        reasons.DATA_PORTS_BUSY,
+    }
+)
+"""Reasons that a target may give to this host's task. Others mean the host whose task it is: HistoryDiverged, say, would hold up the
+VM for what a peer has said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +79,11 @@ def send(job: SendJob, throttle: Throttle, on_progress: Progress) -> Sent:
 
     Raises:
         TransferError: the target can't be reached, refuses, or has read back something else twice (`DigestMismatch`); the stream broke.
-        StorageError: a file is missing, is none, or changed while it was read.
+        StorageError: a file is missing, is none, is another than the journal tells of, or changed while it was read.
     """
     own = tls.make_identity()
     with (
-        opened(Path(job.directory), job.names) as sources,
+        opened(Path(job.directory), job.names, job.inodes) as sources,
         connect(job.endpoint, Path(job.identity)) as transport,
         run(transport, RECEIVE) as line,
     ):
@@ -90,6 +104,8 @@ def send(job: SendJob, throttle: Throttle, on_progress: Progress) -> Sent:
         expect(answer, AnswerState.VERIFIED)
         if answer.digest != ours:
             raise TransferError(reasons.DIGEST_MISMATCH, f"the target has read back {answer.digest}, {ours} was sent", retryable=True)
+        for source in sources:  # one that was read long ago may have been written to since
+            _check_unchanged(source)
         return Sent(bytes_sent=copy.sent, digest=ours)
 
 
@@ -113,7 +129,7 @@ class Copy:
     def run(self, stream: tls.Stream) -> dict[str, str]:
         """Rounds, until the target has read back what was sent; the digest of each file."""
         for _ in range(ROUNDS):
-            known = _known(stream, len(self._sources))
+            known = _known(stream, self._sources)
             self._done = 0
             self.alive()
             digests = {}
@@ -131,9 +147,8 @@ class Copy:
         )
 
     def _same(self, stream: tls.Stream) -> bool:
-        while (got := stream.receive()).type == FrameType.ALIVE:
-            self.alive()
-        answer = parse(Answer, got)
+        reads = sum(count_of(source.status.st_size) // ALIVE_EVERY for source in self._sources)
+        answer = answered(stream, self.alive, reads)
         if answer.state == AnswerState.DIFFERS:
             return False
         expect(answer, AnswerState.SAME)
@@ -203,11 +218,24 @@ class _File:
             self._stream.send(frame(FrameType.ALIVE))
 
 
-def answered(line: Line, on_alive: Callable[[], None]) -> Answer:
-    """The target's next answer; while it is at work, it says so."""
-    while (got := line.receive()).type == FrameType.ALIVE:
+def answered(line: Line | tls.Stream, on_alive: Callable[[], None], times: int = ALIVE_TIMES) -> Answer:
+    """The target's next answer; while it is at work, it says so.
+
+    Args:
+        line: where it comes.
+        on_alive: called at each sign of life.
+        times: how many of those there may be.
+
+    Raises:
+        TransferError: `TransferBroken`: the stream broke, something else came, or nothing but signs of life.
+    """
+    for _ in range(times + 1):
+        if (got := line.receive()).type != FrameType.ALIVE:
+            return parse(Answer, got)
         on_alive()
-    return parse(Answer, got)
+    raise broken(
+        f"the target said {times + 1} times that it is at work, and has not answered; see its agent's log, and the load of its disks"
+    )
 
 
 def expect(answer: Answer, state: AnswerState) -> None:
@@ -223,7 +251,10 @@ def expect(answer: Answer, state: AnswerState) -> None:
 def _refusal(answer: Answer) -> TransferError:
     if answer.error is None:
         return broken(f"the target answered {answer.state}, which was not asked; see that both agents are of one version")
-    return TransferError(answer.error.reason, f"the target refuses: {answer.error.message}", retryable=answer.error.retryable)
+    told = answer.error
+    if told.reason in _TOLD:
+        return TransferError(told.reason, f"the target refuses: {told.message}", retryable=told.retryable)
+    return TransferError(reasons.TRANSFER_BROKEN, f"the target refuses, {told.reason}: {told.message}", retryable=told.retryable)
 
 
 def _refusal_behind(line: Line, error: TransferError) -> TransferError:
@@ -234,13 +265,16 @@ def _refusal_behind(line: Line, error: TransferError) -> TransferError:
         return error
 
 
-def _known(stream: tls.Stream, files: int) -> list[dict[int, bytes]]:
+def _known(stream: tls.Stream, sources: Sequence[_Source]) -> list[dict[int, bytes]]:
     """What the target has of each file."""
-    known: list[dict[int, bytes]] = [{} for _ in range(files)]
-    while (got := stream.receive_news()).type == FrameType.KNOWN:
+    known: list[dict[int, bytes]] = [{} for _ in sources]
+    while (got := stream.receive()).type == FrameType.KNOWN:
         place, hashes = parse_known(got)
-        if place >= files:
-            raise broken(f"the target tells of file {place}, {files} were announced")
+        if place >= len(sources):
+            raise broken(f"the target tells of file {place}, {len(sources)} were announced")
+        chunks_there = count_of(sources[place].status.st_size)
+        if not hashes or hashes.keys() & known[place].keys() or max(hashes) >= chunks_there:
+            raise broken(f"the target tells of chunks of {sources[place].name} twice, of none, or of more than the {chunks_there} it has")
         known[place] |= hashes
     if got.type != FrameType.GO:
         raise broken(f"a frame of type {got.type.name} came, KNOWN or GO was expected; see that both agents are of one version")
@@ -248,27 +282,29 @@ def _known(stream: tls.Stream, files: int) -> list[dict[int, bytes]]:
 
 
 @contextmanager
-def opened(directory: Path, names: Sequence[str]) -> Iterator[Sequence[_Source]]:
-    """The files of that directory, open; raises `StorageError` where one is none."""
+def opened(directory: Path, names: Sequence[str], inodes: Mapping[str, int]) -> Iterator[Sequence[_Source]]:
+    """The files of that directory, open; raises `StorageError` where one is none, or another than the journal tells of."""
     with ExitStack() as stack:
         with storage_errors(f"open the files in {directory}"):
             parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             stack.callback(os.close, parent)
-            sources = [_open(stack, parent, directory, name) for name in names]
+            sources = [_open(stack, parent, directory / name, inodes.get(name)) for name in names]
         yield sources
 
 
-def _open(stack: ExitStack, parent: int, directory: Path, name: str) -> _Source:
+def _open(stack: ExitStack, parent: int, path: Path, inode: int | None) -> _Source:
     # O_NONBLOCK: a pipe without a writer would hold this for ever.
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+    fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
     stack.callback(os.close, fd)
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        raise StorageError(reasons.STORAGE_ERROR, f"{directory / name} is no regular file; find out who put it there")
+        raise StorageError(reasons.STORAGE_ERROR, f"{path} is no regular file; find out who put it there")
+    if inode not in (None, status.st_ino):
+        raise foreign(path, f"its inode is {status.st_ino}, the journal tells of {inode}")
     # QEMU writes past the page cache: what is hashed must be what the disk holds.
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    return _Source(name, fd, status, sum(end - start for start, end in extents(fd, status.st_size)))
+    return _Source(path.name, fd, status, sum(end - start for start, end in extents(fd, status.st_size)))
 
 
 def _announcement(request: Request, sources: Sequence[_Source], certificate: str) -> Announcement:

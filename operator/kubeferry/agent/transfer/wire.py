@@ -31,6 +31,15 @@ FILES_LIMIT = 18
 SIZE_LIMIT = (1 << 63) - 1
 """The largest size that a file can have (off_t)."""
 
+ROUNDS = 2
+"""Of a copy: what the receiver has read back as something else is sent again, once."""
+ALIVE_EVERY = 16
+"""Chunks (64 MiB) that are only read between two signs of life."""
+ALIVE_SECONDS = 15.0
+"""Between two signs of life of a receiver that has not answered yet."""
+ALIVE_TIMES = 4
+"""Of those in all: after them a file system that hangs is taken for one, and the sender gives up; a VM is off meanwhile."""
+
 HASH_LENGTH = 32
 """Bytes of a chunk's BLAKE3."""
 STRETCHES_LIMIT = CHUNK // 512

@@ -69,6 +69,7 @@ def _devices(root: Element, domain: Domain, directory: str) -> None:
         element = SubElement(devices, "disk", type="file", device="disk")
         SubElement(element, "driver", name="qemu", type=disk.format.value, cache="none", discard="unmap")
         SubElement(element, "source", file=f"{directory}/{disk_file(disk)}")
+        SubElement(element, "backingStore")  # empty: none, whatever the image's header says
         SubElement(element, "target", dev=f"vd{letter}", bus=disk.bus.value)
         if disk.boot_order is not None:
             SubElement(element, "boot", order=str(disk.boot_order))

@@ -22,6 +22,7 @@ from kubeferry.agent.transfer.processes import NewLimit, ReceiveJob, ReceiveWord
 from kubeferry.agent.transfer.tls import make_identity, make_token
 from kubeferry.agent.transfer.vocabulary import RECEIVING
 from kubeferry.api import reasons
+from kubeferry.api.model import dump
 
 
 @pytest.fixture
@@ -81,7 +82,20 @@ async def test_a_job_that_it_can_not_do_is_answered_with_an_error(listener: sock
         word = await child.word(ReceiveWord)
     assert word.error is not None
     assert word.error.reason == reasons.INTERNAL_ERROR
-    assert "validation errors for ReceiveJob" in word.error.message
+    assert "does not understand its job: listener: Field required" in word.error.message
+
+
+async def test_a_job_that_it_does_not_understand_shows_no_key_in_any_log(job: ReceiveJob, capfd: pytest.CaptureFixture[str]) -> None:
+    spoilt = dump(job) | {"peer": "\0", "own": {"key": "a secret key", "certificate": job.peer}}
+    async with asyncio.timeout(SECONDS), Children("json", ()).started(RECEIVING, spoilt) as child:
+        word = await child.word(ReceiveWord)
+    assert word.error is not None
+    assert "peer: String should match pattern" in word.error.message
+    told = capfd.readouterr()
+    assert "peer: String should match pattern" in told.err
+    for text in (word.error.message, told.err, told.out):
+        assert "secret" not in text
+        assert job.token not in text
 
 
 async def test_it_is_gone_when_nobody_needs_it_any_more(job: ReceiveJob) -> None:

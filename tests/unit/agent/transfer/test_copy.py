@@ -36,7 +36,7 @@ def nothing(_done: int, _total: int, _sent: int) -> None: ...
 
 async def copy(reached: Reached, source: Path, on_progress: Progress = nothing) -> Sent:
     _, _, endpoint, keys = reached
-    job = SendJob(endpoint=endpoint, identity=str(keys.identity), request=REQUEST, directory=str(source), names=NAMES)
+    job = SendJob(endpoint=endpoint, identity=str(keys.identity), request=REQUEST, directory=str(source), names=NAMES, inodes={})
     return await asyncio.to_thread(send, job, Throttle(None, time.monotonic), on_progress)
 
 

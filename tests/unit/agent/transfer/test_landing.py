@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_a_copy_is_verified_only_when_its_names_are_durable(target: Target, sour
     monkeypatch.setattr(target.journals, "write", written)
     assert lands.publish(digests(source), digests(source)) == combined(digests(source))
     lands.close()
-    assert events == [f"sync {UID} of {[*NAMES]}", Role.VERIFIED]
+    assert events == [f"sync {UID} of {sorted([*NAMES, *parts(NAMES)])}", Role.VERIFIED]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,112 @@ def test_names_that_an_interrupted_end_gave_are_taken_back(target: Target, sourc
     again.close()
     assert target.still_incoming()
     assert [part.fresh for part in again.parts] == [False, False]
+
+
+def test_an_end_before_the_journal_knows_costs_no_byte(target: Target, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names are given, the journal can't be written: the next try finds every part, and its manifest."""
+    target.expect()
+    first = begun(target, source)
+    fill(first, source)
+    os.write(first.parts[0].manifest, b"what is known")
+
+    def full(_: Journal) -> None:
+        raise StorageError(reasons.INSUFFICIENT_DISK, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target.journals, "write", full)
+        with pytest.raises(StorageError):
+            first.publish(digests(source), digests(source))
+    first.close()
+    assert target.files() == sorted([*NAMES, *parts(NAMES)])
+    again = begun(target, source)
+    assert [part.fresh for part in again.parts] == [False, False]
+    assert os.pread(again.parts[0].manifest, 99, 0) == b"what is known"
+    assert target.still_incoming()
+    again.publish(digests(source), digests(source))
+    again.close()
+    assert target.files() == list(NAMES)
+
+
+def test_what_an_end_after_that_left_is_removed_by_the_next_try(target: Target, source: Path) -> None:
+    target.expect()
+    first = begun(target, source)
+    fill(first, source)
+    first.publish(digests(source), digests(source))
+    first.close()
+    os.link(target.directory / "root.raw", target.directory / "root.raw.part")
+    (target.directory / "root.raw.manifest").touch()
+    again = landing_of(target, headers(source))
+    assert not again.begin()
+    again.close()
+    assert target.files() == list(NAMES)
+
+
+def test_a_part_that_can_not_be_filled_further_makes_room_first(target: Target, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.expect()
+    first = begun(target, source)
+    fill(first, source)
+    first.close()
+    no_manifest(target.directory)
+    seen: list[list[str]] = []
+    monkeypatch.setattr(landing, "free_bytes", lambda _: seen.append(target.files()) or (source / "kernel").stat().st_blocks * 512)
+    begun(target, source).close()
+    assert seen == [parts(["root.raw"])]
+
+
+QCOW2 = "root.qcow2"
+
+
+def came_as(target: Target, source: Path, path: Path) -> Landing:
+    """The copy of a VM with a qcow2 image, which came as that file."""
+    before = target.expect()
+    assert before.domain is not None
+    disk = dataclasses.replace(before.domain.disks[0], format=DiskFormat.QCOW2)
+    target.journals.write(dataclasses.replace(before, domain=dataclasses.replace(before.domain, disks=(disk,))))
+    kernel, _ = headers(source)
+    lands = landing_of(target, [kernel, FileHeader(name=QCOW2, size=path.stat().st_size, allocated=0)])
+    assert lands.begin()
+    os.pwrite(lands.parts[1].fd, path.read_bytes(), 0)
+    return lands
+
+
+def qcow2(path: Path, *options: str, size: int = CAPACITY) -> Path:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, path, str(size)], check=True)
+    return path
+
+
+def published(lands: Landing) -> None:
+    same = {"kernel": "0" * 64, QCOW2: "1" * 64}
+    try:
+        lands.publish(same, same)
+    finally:
+        lands.close()
+
+
+def test_a_qcow2_image_that_is_whole_and_as_large_as_its_disk_is_verified(target: Target, source: Path, tmp_path: Path) -> None:
+    published(came_as(target, source, qcow2(tmp_path / "image")))
+    assert target.journal().role == Role.VERIFIED
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (lambda path: qcow2(path, "-b", "/etc/passwd", "-F", "raw"), "it has a backing file"),
+        (lambda path: qcow2(path, "-o", f"data_file={path}.data"), "its data lies in another file"),
+        (lambda path: qcow2(path, size=CAPACITY + 512), f"shows its guest {CAPACITY + 512} bytes, the disk's capacity is {CAPACITY}"),
+        (lambda path: qcow2(path, size=CAPACITY - 512), f"the disk's capacity is {CAPACITY}"),
+        (lambda path: Path("/etc/passwd"), "it is no qcow2 image"),
+    ],
+    ids=["backed", "elsewhere", "larger", "smaller", "raw"],
+)
+def test_a_qcow2_image_that_names_other_files_gets_no_name(
+    image: Callable[[Path], Path], says: str, target: Target, source: Path, tmp_path: Path
+) -> None:
+    lands = came_as(target, source, image(tmp_path / "image"))
+    with pytest.raises(StorageError, match=says) as refused:
+        published(lands)
+    assert refused.value.reason == reasons.SOURCE_UNUSABLE
+    assert target.still_incoming(("kernel", QCOW2))
 
 
 def renamed(name: str) -> Change:

@@ -31,7 +31,7 @@ from kubeferry.api.computenode import ComputeNode, SshEndpoint
 from kubeferry.api.model import dump
 from kubeferry.api.role import Role
 from kubeferry.api.task import CopyParameters, HostTaskSpec, PlacementReference, PreflightParameters, TaskProgress, Verb
-from kubeferry.core.journal import Journal, JournalStep
+from kubeferry.core.journal import Journal, JournalDisk, JournalStep
 from kubeferry.kube.client import Cluster, endpoint
 from kubeferry.kube.errors import Forbidden, KubeError, Unavailable
 from kubeferry.kube.server import Ref
@@ -328,6 +328,15 @@ async def test_a_copy_sends_what_the_journal_created_and_tells_its_progress(reac
     total = sent.bytes_sent
     assert (told[0].bytes_done, told[0].bytes_sent, told[0].bytes_total) == (0, 0, total)
     assert (told[-1].bytes_done, told[-1].bytes_sent, told[-1].bytes_total) == (total, total, total)
+
+
+async def test_another_disk_than_the_journal_tells_of_is_not_sent(reached: Reached, outbound: Outbound) -> None:
+    reached[0].expect()
+    another = dataclasses.replace(SEALED, disks={"root": JournalDisk(inode=1)})
+    async with reached[0].serving():
+        with pytest.raises(TransferError, match="the journal tells of 1") as refused:
+            await outbound.copy(COPY, another, lambda _: None)
+    assert (refused.value.reason, reached[0].files()) == (reasons.FOREIGN_FILES, [])
 
 
 async def test_a_copy_that_is_cancelled_is_gone_when_that_is_done(reached: Reached, outbound: Outbound) -> None:

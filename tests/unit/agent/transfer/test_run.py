@@ -32,6 +32,7 @@ def silent(source: Path) -> SendJob:
         request=REQUEST,
         directory=str(source),
         names=NAMES,
+        inodes={},
     )
 
 
@@ -46,7 +47,9 @@ async def last_word(child: Child) -> tuple[list[TaskProgress], SendWord]:
 async def test_a_new_limit_reaches_a_copy_that_is_on_its_way(reached: tuple[Target, Sshd, SshEndpoint, Keys], source: Path) -> None:
     target, _, endpoint, keys = reached
     target.expect()
-    job = SendJob(endpoint=endpoint, identity=str(keys.identity), request=REQUEST, directory=str(source), names=NAMES, limit=SLOW)
+    job = SendJob(
+        endpoint=endpoint, identity=str(keys.identity), request=REQUEST, directory=str(source), names=NAMES, inodes={}, limit=SLOW
+    )
     async with asyncio.timeout(SECONDS), target.serving(), Children("text", ()).started(SENDING, job) as child:
         first = await child.word(SendWord)
         assert first.progress is not None, first
