@@ -48,7 +48,10 @@ def elsewhere(path: Path) -> Path:
 
 
 def encrypted(path: Path) -> Path:
-    return image(path, "--object", "secret,id=s,data=secret", "-o", "encrypt.format=luks,encrypt.key-secret=s")
+    with image(path).open("r+b") as file:  # its header says LUKS: qemu-img itself measures the processor first, and may fail at that
+        file.seek(32)
+        file.write(struct.pack(">I", 2))
+    return path
 
 
 def raw(path: Path) -> Path:
