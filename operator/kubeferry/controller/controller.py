@@ -56,7 +56,7 @@ class Controller:
         registry = CollectorRegistry()
         metrics = Metrics(registry)
         self._herald = Herald(server, metrics)
-        executor = Executor(self._cluster, self._store, self._herald)
+        executor = Executor(self._cluster, self._store, self._herald, self._wake)
         scheduler = Placer(self._store, self._leases, boottime, settings.scheduler.profile(), metrics)
         reconciler = Reconciler(gatherer, partial(step, limits=settings.limits()), executor, scheduler)
         self._vms = WorkQueue(reconciler.reconcile, clock)

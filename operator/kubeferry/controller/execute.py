@@ -1,7 +1,7 @@
 """All writes of a pass, in the order that makes each safe to be the last: Placement, then tasks, then what is told to people."""
 
 import dataclasses
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
@@ -13,7 +13,7 @@ from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.herald import Herald
-from kubeferry.controller.store import Store
+from kubeferry.controller.store import Keys, Store
 from kubeferry.core import bandwidth
 from kubeferry.core.observed import CreatePlacement, NewTask, Observed, ReplacePlacement, Stranger, TellMigration, VmDecision
 from kubeferry.kube.client import Cluster, owner_reference
@@ -26,12 +26,18 @@ log = structlog.get_logger(__name__)
 
 
 class Executor:
-    """Carries out decisions. The answer to each write is put into the Store, so that the next pass sees what was just chosen."""
+    """Carries out decisions. The answer to each write is put into the Store, so that the next pass sees what was just chosen.
 
-    def __init__(self, cluster: Cluster, store: Store, herald: Herald) -> None:
+    What the Store learned so is no news when watching tells of it. That the VM at work has changed, its own pass knows; where an object
+    is gone, or is another of its name, others may wait for it, and are woken here.
+    """
+
+    def __init__(self, cluster: Cluster, store: Store, herald: Herald, wake: Callable[[Keys], None]) -> None:
+        """Write to `cluster`, remember in `store`, tell by `herald`; `wake` puts VMs into the work queue."""
         self._cluster = cluster
         self._store = store
         self._herald = herald
+        self._wake = wake
 
     async def execute(self, observed: Observed, decision: VmDecision) -> bool | Stranger:
         """Write what was decided; whether to decide anew at once, because a write of ours or of others changed the ground.
@@ -205,7 +211,7 @@ class Executor:
         except NotFound:
             self._drop(kind, read)
         else:
-            self._store.remember(there)
+            self._wake(self._store.remember(there))
 
     def _drop(self, kind: type[W], read: W) -> None:
-        self._store.drop(kind, (read.metadata.namespace, read.metadata.name), read.metadata.uid)
+        self._wake(self._store.drop(kind, (read.metadata.namespace, read.metadata.name), read.metadata.uid))

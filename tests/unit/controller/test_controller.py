@@ -251,6 +251,27 @@ async def test_a_pass_is_run_as_it_is_configured(
     assert "1 InsufficientMemory (n1: 0 of 0 memory free, 64Mi asked)" in told["Scheduled"]
 
 
+async def test_a_vm_that_was_let_go_wakes_the_migrations_that_wait_for_it(controller: Controller, server: FakeServer) -> None:
+    """The event that tells of the VM's end is no news by then: we have let it go ourselves."""
+    await controller.start()
+    controller.saw(VirtualMachine, event("ADDED", dict(await server.create(VM, vm_body()))))
+    await server.create(MOVE, migration_body("move"))
+    server.objects[MOVE]["metadata"]["creationTimestamp"] = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
+    controller.saw(Migration, event("ADDED", server.objects[MOVE]))
+    await settle()
+    assert server.objects[MOVE]["status"]["phase"] == "Pending"
+    await controller._cluster.delete(VirtualMachine, load(VirtualMachine, server.objects[VM]).metadata)
+    leaving = server.objects[VM]
+    controller.saw(VirtualMachine, event("MODIFIED", leaving))
+    await settle()
+    assert VM not in server.objects
+    controller.saw(VirtualMachine, event("DELETED", leaving))
+    await settle()
+    assert server.objects[MOVE]["status"]["phase"] == "Failed"
+    told = {each["type"]: each["reason"] for each in server.objects[MOVE]["status"]["conditions"]}
+    assert told["Finished"] == "VMMissing"
+
+
 async def test_two_controllers_at_once_make_one_placement_and_one_task(
     controller: Controller, server: FakeServer, clock: ManualClock, agent: Agent
 ) -> None:

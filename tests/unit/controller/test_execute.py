@@ -29,8 +29,14 @@ STATUS = VirtualMachineStatus(printable_status=PrintableStatus.PROVISIONING, nod
 
 
 @pytest.fixture
-def executor(cluster: Cluster, store: Store, herald: Herald) -> Executor:
-    return Executor(cluster, store, herald)
+def woken() -> set[str]:
+    """The keys that the executor put into the work queue."""
+    return set()
+
+
+@pytest.fixture
+def executor(cluster: Cluster, store: Store, herald: Herald, woken: set[str]) -> Executor:
+    return Executor(cluster, store, herald, woken.update)
 
 
 @pytest.fixture
@@ -279,7 +285,7 @@ async def test_an_event_follows_a_status_that_was_written_and_none_that_was_not(
     server: FakeServer, cluster: Cluster, store: Store, vm: VirtualMachine
 ) -> None:
     herald = mock.create_autospec(Herald, instance=True)
-    executor = Executor(cluster, store, herald)
+    executor = Executor(cluster, store, herald, lambda _: None)
     server.before[f"patch status of {VM}"] = [Unavailable("no answer"), Conflict("HTTP 409: it was written")]
     with pytest.raises(Unavailable):
         await executor.execute(observed(vm), VmDecision(status=STATUS))
@@ -341,3 +347,25 @@ async def test_writes_are_logged_with_what_they_say(
     await executor.execute(observed(vm, placement), VmDecision(tasks=(task,)))
     (line,) = [line for line in logs if line["event"] == "task created"]
     assert (line["task"], line["node"], line["verb"], line["seq"]) == (task.name, "n1", "Create", 1)
+
+
+async def test_the_vm_that_was_let_go_is_looked_at_once_more_for_what_is_left_of_it(
+    executor: Executor, server: FakeServer, cluster: Cluster, vm: VirtualMachine, woken: set[str]
+) -> None:
+    """Its Placement is removed after it, and no event of its end is news."""
+    await cluster.delete(VirtualMachine, vm.metadata)
+    leaving = load(VirtualMachine, server.objects[VM])
+    assert not await executor.execute(observed(leaving), VmDecision(release=True))
+    assert VM not in server.objects
+    assert woken == {vm.metadata.uid}
+
+
+async def test_a_vm_that_was_found_made_anew_under_its_name_is_looked_at(
+    executor: Executor, server: FakeServer, store: Store, vm: VirtualMachine, woken: set[str]
+) -> None:
+    """The event of its making is no news any more."""
+    del server.objects[VM]
+    anew = await server.create(VM, vm_body())
+    assert await executor.execute(observed(vm), VmDecision(status=STATUS))
+    assert store.put(VirtualMachine, anew) == frozenset()
+    assert anew["metadata"]["uid"] in woken

@@ -44,7 +44,7 @@ def gatherer(cluster: Cluster, store: Store) -> Gatherer:
 
 @pytest.fixture
 def executor(cluster: Cluster, store: Store, herald: Herald) -> Executor:
-    return Executor(cluster, store, herald)
+    return Executor(cluster, store, herald, lambda _: None)
 
 
 @pytest.fixture

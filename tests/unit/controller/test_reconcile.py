@@ -53,7 +53,7 @@ def made_of(cluster: Cluster, store: Store, leases: LeaseWatch, step: Step, choo
     return Reconciler(
         Gatherer(cluster, store, leases, lambda: 1.0),
         step,
-        Executor(cluster, store, Herald(cluster.server, Metrics(CollectorRegistry()))),
+        Executor(cluster, store, Herald(cluster.server, Metrics(CollectorRegistry())), lambda _: None),
         chooser or Chooser(None),
     )
 
