@@ -112,7 +112,8 @@ class Controller:
         return LEASES_UNDECIDED if self._leases.undecided else RENEWED_EVERY
 
     async def _relist(self) -> None:
-        self._wake(await self._relister.relist())
+        async for keys in self._relister.relist():
+            self._wake(keys)
 
     async def _look_at_leases(self) -> None:
         renewals = await read_leases(self._server, self._settings.namespace)

@@ -1,5 +1,7 @@
 """Listing what is watched: it fills the Store, and finds what went while nobody told us."""
 
+from collections.abc import AsyncIterator
+
 from kubeferry.controller.store import KINDS, Keys, Store
 from kubeferry.kube.client import Cluster, Stored
 
@@ -12,31 +14,29 @@ class Relister:
         self._store = store
         self._versions: dict[type[Stored], int] = {}
 
-    async def relist(self) -> Keys:
-        """List everything once; the VMs to look at.
+    async def relist(self) -> AsyncIterator[Keys]:
+        """List everything once; the VMs to look at, as they are found: of what came before a list broke off, no later one has news.
 
         Raises:
             kubeferry.kube.errors.KubeError: a list failed; what came until then is in the Store.
         """
-        keys: Keys = frozenset()
         for kind in KINDS:
-            keys |= await self._relist(kind)
-        return keys
+            async for keys in self._relist(kind):
+                yield keys
 
-    async def _relist(self, kind: type[Stored]) -> Keys:
+    async def _relist(self, kind: type[Stored]) -> AsyncIterator[Keys]:
         # What is not in a list, but was known before the list was asked for, is gone.
         ghosts = dict(self._store.known(kind))
         newest = max(self._store.newest(kind), self._versions.get(kind, 0))
-        keys: set[str] = set()
         async for page in self._cluster.pages(kind):
-            # A list older than what was seen before it: etcd was restored, and what it holds now counts although its versions are lower.
-            restored = int(page.resource_version) < newest
+            version = int(page.resource_version)
+            # Versions that fall tell that etcd was restored: the list's, below what was seen before it; or an object's, below one that is
+            # held and older than the list. What etcd holds now counts, but for what came while the list was read.
+            shows = max(version, newest)
             for body in page.items:
                 metadata = body["metadata"]
                 ghosts.pop((metadata.get("namespace", ""), metadata["name"]), None)
-                keys |= self._store.put(kind, body, anyway=restored)
-            version = int(page.resource_version)
+                yield self._store.put(kind, body, listed=shows)
         self._versions[kind] = version
         for place, uid in ghosts.items():
-            keys |= self._store.drop(kind, place, uid)
-        return frozenset(keys)
+            yield self._store.drop(kind, place, uid)

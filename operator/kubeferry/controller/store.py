@@ -135,7 +135,7 @@ class Store:
         inventory = frozenset(item.uid for item in told if item.uid in self._vms)
         return self._sources.naming(node) | self._placed.naming(node) | inventory
 
-    def put(self, kind: type[Stored], body: Body, *, anyway: bool = False) -> Keys:
+    def put(self, kind: type[Stored], body: Body, *, listed: int = 0) -> Keys:
         """Take in what the API server sent; the VMs to look at, none if it is no news.
 
         What the model refuses is logged, kept in `unreadable`, and the version held of it is dropped: nothing is to be
@@ -144,7 +144,7 @@ class Store:
         Args:
             kind: its kind.
             body: the whole object.
-            anyway: take an older version, too.
+            listed: the version of the list that shows it: of what is held, only what is newer than the list stays.
         """
         place = _place(body)
         try:
@@ -152,15 +152,15 @@ class Store:
         except ValidationError as error:
             return self._refuse(kind, place, Unreadable(uid=body["metadata"].get("uid", ""), message=str(error)))
         self.unreadable.pop((kind, place), None)
-        return self.remember(value, anyway=anyway)
+        return self.remember(value, listed=listed)
 
-    def remember(self, value: Stored, *, anyway: bool = False) -> Keys:
+    def remember(self, value: Stored, *, listed: int = 0) -> Keys:
         """Take in the answer to a write of our own, or a parsed body; arguments and result as of `put`."""
         kind, place = type(value), (value.metadata.namespace, value.metadata.name)
         old = self._objects[kind].get(place)
         if old is not None:
             was, now = int(old.metadata.resource_version), int(value.metadata.resource_version)
-            if now == was or (now < was and not anyway):
+            if now == was or now < was > listed:
                 return frozenset()
         keys = self._take(kind, place) | self._keys(value)
         self._objects[kind][place] = _kept(value) if isinstance(value, Placement) else value

@@ -118,7 +118,7 @@ def test_versions_are_compared_as_numbers(store: Store) -> None:
 def test_the_same_version_again_is_no_news(store: Store) -> None:
     store.put(VirtualMachine, vm(version=5))
     assert store.put(VirtualMachine, vm(version=5)) == frozenset()
-    assert store.put(VirtualMachine, vm(version=5), anyway=True) == frozenset()
+    assert store.put(VirtualMachine, vm(version=5), listed=9) == frozenset()
 
 
 def test_a_virtual_machine_made_anew_under_its_name_takes_the_place_of_the_old_one_and_wakes_both(store: Store) -> None:
