@@ -178,6 +178,10 @@ class PlacementSpec:
         """Id of the current epoch."""
         return self.lineage[0]
 
+    def age(self, epoch_id: str) -> int:
+        """How many epochs ago that one was; one that the lineage has forgotten is older than all."""
+        return self.lineage.index(epoch_id) if epoch_id in self.lineage else len(self.lineage)
+
 
 @model_with(
     Rule("self.metadata.name == self.spec.virtualMachine.uid", message="a Placement bears the uid of its VM as its name"),

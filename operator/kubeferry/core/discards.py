@@ -3,7 +3,8 @@
 import dataclasses
 from datetime import datetime, timedelta
 
-from kubeferry.api.placement import PlacementSpec, StepState
+from kubeferry.api import reasons
+from kubeferry.api.placement import Copy, PlacementSpec, StepState
 from kubeferry.api.task import Verb
 from kubeferry.core import guards, ledger
 
@@ -11,7 +12,7 @@ _VERBS = (Verb.DISCARD, Verb.SEAL)
 
 
 def work_off(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
-    """The Placement with a Discard asked of every host whose copy is marked, and without the copies that are gone.
+    """The Placement with a Discard asked of every host whose copy is marked, and without the copies that are gone, or were never there.
 
     Args:
         spec: the outcomes of its tasks stand in the ledger.
@@ -25,8 +26,11 @@ def work_off(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedel
         if not guards.discard_after_decision(spec, copy):
             continue
         last = max((s for s in spec.steps if s.host_id == copy.host_id and s.verb in _VERBS), key=lambda s: s.seq, default=None)
-        if last is not None and (last.verb, last.state) == (Verb.DISCARD, StepState.SUCCEEDED):
-            spec = dataclasses.replace(spec, copies=tuple(c for c in spec.copies if c.host_id != copy.host_id))
+        if last is not None and last.error is not None and last.error.reason == reasons.FOREIGN_COPY:
+            # Its Prepare has made none. What lies there stays in the inventory of that host, which no pass takes for as long as it does.
+            spec = dataclasses.replace(_without(spec, copy), steps=tuple(s for s in spec.steps if s.seq != last.seq))
+        elif last is not None and (last.verb, last.state) == (Verb.DISCARD, StepState.SUCCEEDED):
+            spec = _without(spec, copy)
         elif last is None or last.state == StepState.SUCCEEDED:
             # A host that comes back after a fence holds its copy ACTIVE still, and an ACTIVE copy is never discarded.
             first = copy.unsealed and last is None
@@ -35,3 +39,7 @@ def work_off(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedel
             spec, wait = ledger.again(spec, last, now)
             waits += [] if wait is None else [wait]
     return spec, min(waits, default=None)
+
+
+def _without(spec: PlacementSpec, copy: Copy) -> PlacementSpec:
+    return dataclasses.replace(spec, copies=tuple(c for c in spec.copies if c.host_id != copy.host_id))

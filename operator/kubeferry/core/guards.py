@@ -62,6 +62,16 @@ def verified(*, whole: bool) -> bool:
     return whole
 
 
+def discard_named(placement: PlacementSpec, journal: Journal, host_id: str) -> bool:
+    """A host discards only the copy that the Placement names: one that its journal knows at no older an epoch.
+
+    Whether a Prepare that was not waited for has made a copy is not known where it is given up. An older one, which the Prepare
+    would have been refused for, is told by its epoch.
+    """
+    named = next((copy for copy in placement.copies if copy.host_id == host_id), None)
+    return named is not None and placement.age(journal.epoch_id) <= placement.age(named.epoch_id)
+
+
 def receiver_checks(journal: Journal, epoch: int, epoch_id: str, source: str) -> bool:
     """A receiver writes only to a copy of exactly the sender's epoch, and only for the source that it was prepared for."""
     of_this_move = (journal.epoch, journal.epoch_id, journal.source) == (epoch, epoch_id, source)

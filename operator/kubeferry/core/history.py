@@ -29,14 +29,14 @@ def _is_strange(spec: PlacementSpec, host: Host, copy: InventoryItem) -> bool:
         return True
     known = next((c for c in spec.copies if c.host_id == host.status.host_id), None)
     if known is None:  # a host that was replaced is told as such; of an older epoch it is what was told before a discard
-        current = _age(spec, copy.epoch_id) == 0
+        current = spec.age(copy.epoch_id) == 0
         return current and copy.role == Role.ACTIVE and all(host.name != c.node for c in spec.copies)
-    if _age(spec, copy.epoch_id) > _age(spec, known.epoch_id):  # old news
+    if spec.age(copy.epoch_id) > spec.age(known.epoch_id):  # old news
         return False
     if copy.role == Role.ACTIVE:
         return host.status.host_id != spec.host_id and not _may_be_active(spec, known)
     # The VM is to live there, and its host has sealed it at an epoch at which nobody has asked for that.
-    return spec.lock is None and host.status.host_id == spec.host_id and _age(spec, copy.epoch_id) < _age(spec, known.epoch_id)
+    return spec.lock is None and host.status.host_id == spec.host_id and spec.age(copy.epoch_id) < spec.age(known.epoch_id)
 
 
 def _may_be_active(spec: PlacementSpec, copy: Copy) -> bool:
@@ -44,8 +44,3 @@ def _may_be_active(spec: PlacementSpec, copy: Copy) -> bool:
     asked = any(s.verb == Verb.ACTIVATE and s.host_id == copy.host_id for s in spec.steps)
     forward = spec.move is not None and spec.move.direction == Direction.FORWARD
     return asked or copy.unsealed or (spec.lock is not None and not forward)
-
-
-def _age(spec: PlacementSpec, epoch_id: str) -> int:
-    """How many epochs ago that was; one that the lineage has forgotten is older than all."""
-    return spec.lineage.index(epoch_id) if epoch_id in spec.lineage else len(spec.lineage)

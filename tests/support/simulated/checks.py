@@ -97,7 +97,9 @@ class Checks(Base):
         return spec.lock is not None and spec.lock.kind == LockKind.DELETION and any(s.verb == Verb.DISCARD for s in spec.steps)
 
     def check_trash(self, sim: SimHost, uid: str) -> None:
-        """3: no copy that a migration may go back to goes to the trash, and none that runs."""
+        """3, 11: no copy that a migration may go back to goes to the trash, none that runs, and none that was never ours."""
+        if uid in sim.foreign:
+            self.violated(11, f"the disk of {uid} goes to the trash of {sim.name}, and no Prepare has made it")
         if uid in sim.run:
             self.violated(3, f"the disk of {uid} goes to the trash of {sim.name} while it runs there")
         spec: PlacementSpec | None = self.api.objects[Placement][uid].spec if uid in self.api.objects[Placement] else None

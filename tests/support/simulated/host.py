@@ -73,6 +73,8 @@ class SimHost(Teller):
     receiving: dict[str, object] = field(default_factory=dict)
     strays: list[tuple[HostTaskSpec, str]] = field(default_factory=list)
     """Copiers, with the node they came from, that outlived their agent and write here."""
+    foreign: set[str] = field(default_factory=set)
+    """VMs of which an older copy lies here that no Prepare has made."""
     chore: Steps | None = None
 
     def __post_init__(self) -> None:

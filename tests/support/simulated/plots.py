@@ -4,10 +4,12 @@ import dataclasses
 
 from kubeferry.api.migration import DecisionValue, Migration
 from kubeferry.api.placement import Direction, Placement, StepState
+from kubeferry.api.role import Role
 from kubeferry.api.task import Verb
+from kubeferry.core.journal import Journal, JournalStep
 from simulated.api import Node
 from simulated.base import VMS, Base
-from simulated.host import SimHost
+from simulated.host import Disk, SimHost
 
 
 class Plots(Base):
@@ -63,6 +65,26 @@ class Plots(Base):
         sim.begin()
         sim.revive(uid)
         sim.go_on(self.rng.randint(0, 8))
+
+    def _plant(self) -> str | None:
+        """An older copy lies, unseen so far, on a host that is about to be prepared: somebody has brought back its disk and its journal."""
+        placement = self.api.get(Placement, self.rng.choice(VMS[: self.profile.vms]))
+        if placement is None:
+            return None
+        uid, spec = placement.metadata.name, placement.spec
+        asked = [s.node for s in spec.steps if s.verb == Verb.PREPARE and s.state == StepState.PENDING]
+        sims = [sim for sim in self.hosts.values() if sim.name in asked and uid not in sim.journals and uid not in sim.disks]
+        if not sims or len(spec.lineage) < 2:
+            return None
+        sim, age = sims[0], self.rng.randrange(1, len(spec.lineage))
+        role = self.rng.choice((Role.INCOMING, Role.VERIFIED, Role.SEALING, Role.SEALED, Role.RELEASED))
+        step = JournalStep(seq=1, verb=Verb.SEAL)
+        sim.journals[uid] = Journal(
+            uid=uid, epoch=spec.epoch - age, epoch_id=spec.lineage[age], role=role, step=step, domain=spec.domain, source="elsewhere"
+        )
+        sim.disks[uid] = Disk(whole=True, fresh=False, content="older")
+        sim.foreign.add(uid)
+        return f"{role} of epoch {spec.epoch - age} on {sim.name}"
 
     def _conspiracy(self) -> str | None:
         """A backup that is taken, and restored, when it hurts."""

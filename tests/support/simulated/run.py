@@ -50,6 +50,7 @@ PERMISSIVE: dict[str, Callable[..., Any]] = {
     "discard_after_decision": lambda spec, copy: (
         copy.discard is not None or (spec.move is not None and spec.move.awaiting_since is not None and copy.node == spec.move.source)
     ),
+    "discard_named": lambda *_: True,
     "delete_seals": lambda *_: True,
     "delete_clears_node": lambda spec: spec,
 }

@@ -173,6 +173,7 @@ class World(Checks, Users, Faults, Plots):
             "delete": (p.delete, self._delete_vm),
             "vanish": (p.vanish, self._vanish),
             "stray": (p.stray, self._stray),
+            "plant": (p.plant, self._plant),
         }
 
     def _work(self) -> str | None:

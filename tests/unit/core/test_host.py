@@ -6,7 +6,7 @@ import pytest
 from builders import UID, domain, placement
 
 from kubeferry.api import reasons
-from kubeferry.api.placement import PlacementSpec
+from kubeferry.api.placement import Copy, PlacementSpec
 from kubeferry.api.role import Role
 from kubeferry.api.task import (
     ActivateParameters,
@@ -34,8 +34,8 @@ HERE = "host-a"
 
 
 def lineage(*ids: str) -> PlacementSpec:
-    """A Placement on this host whose epochs have these ids, newest first."""
-    return dataclasses.replace(placement().spec, epoch=len(ids), lineage=ids, copies=())
+    """A Placement on this host whose epochs have these ids, newest first; it names a copy here, which was made in the first of them."""
+    return dataclasses.replace(placement().spec, epoch=len(ids), lineage=ids, copies=(Copy(node="a", host_id=HERE, epoch_id=ids[-1]),))
 
 
 def task(verb: Verb, epoch: int = 2, epoch_id: str = "e2", host_id: str = HERE, proof: ProofKind | None = None) -> HostTaskSpec:
@@ -370,3 +370,23 @@ def test_without_the_node_guard_the_gate_would_open_elsewhere(monkeypatch: pytes
     monkeypatch.setattr(guards, "gate_node", lambda placement, node, host_id: True)
     spec = dataclasses.replace(placement().spec, node_name="b")
     assert host.gate(spec, journal(Role.ACTIVE, 1, "e1"), "a", HERE, None) is None
+
+
+@pytest.mark.parametrize("role", [Role.INCOMING, Role.VERIFIED, Role.SEALING, Role.SEALED, Role.RELEASED])
+def test_an_older_copy_than_the_placement_names_is_not_discarded(role: Role) -> None:
+    """A Prepare that was given up unanswered has marked it, and would have been refused for it."""
+    named = dataclasses.replace(lineage("e3", "e2", "e1"), copies=(Copy(node="a", host_id=HERE, epoch_id="e2"),))
+    asked = task(Verb.DISCARD, 3, "e3")
+    refused = host.answer(asked, journal(role, 1, "e1"), named, HERE)
+    assert isinstance(refused, Refuse)
+    assert refused.reason == reasons.FOREIGN_COPY
+    assert "the Placement names a of epoch id e2" in refused.message
+    assert isinstance(host.answer(asked, journal(role, 2, "e2"), named, HERE), Act), "what its Prepare has made"
+    assert isinstance(host.answer(asked, journal(role, 3, "e3"), named, HERE), Act), "what has acted since"
+
+
+def test_a_copy_that_no_placement_names_is_not_discarded() -> None:
+    unnamed = dataclasses.replace(lineage("e3", "e2", "e1"), copies=(Copy(node="b", host_id="host-b", epoch_id="e1"),))
+    refused = host.answer(task(Verb.DISCARD, 3, "e3"), journal(Role.SEALED), unnamed, HERE)
+    assert isinstance(refused, Refuse)
+    assert refused.reason == reasons.FOREIGN_COPY

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from builders import NOON, after, host, migration
 from move_life import Life, discarding, running
 
@@ -124,3 +125,24 @@ def test_a_discard_that_is_asked_is_waited_for() -> None:
     life = discarding()
     assert life.open() == [(Verb.DISCARD, "a")]
     assert life.step().requeue_after == UNANSWERED_AFTER  # when a human is told, and not before
+
+
+@pytest.mark.parametrize("given_up", ["too late", "reverted", "gone"])
+def test_a_copy_that_no_prepare_of_ours_has_made_is_named_no_longer(given_up: str) -> None:
+    """A Prepare that was given up unanswered may have made one or not: its host knows."""
+    life = Life()
+    life.step()
+    life.target = None
+    if given_up == "too late":
+        life.step(30)
+    elif given_up == "reverted":
+        life.wish("Revert")
+    else:
+        del life.migrations["move"]
+        life.step()
+    assert life.open() == [(Verb.DISCARD, "b")]
+    life.answer(Verb.DISCARD, reasons.FOREIGN_COPY)
+    assert [copy.node for copy in life.spec.copies] == ["a"]
+    life.step(86400)
+    assert life.open() == []
+    assert life.of_vm(reasons.NEEDS_ATTENTION)[0] == "False", "the inventory of its host tells of it"
