@@ -50,6 +50,7 @@ class Life:
         self.places: list[Place] = []
         self.now = 0.0
         self.deletable = False
+        self.gone: frozenset[str] = frozenset()
 
     @property
     def spec(self) -> PlacementSpec:
@@ -67,6 +68,7 @@ class Life:
             choice=choice,
             live=live_reads(self.spec, oldest, after(self.now)) & self.hosts.keys(),
             deletable=self.deletable,
+            gone=self.gone,
         )
 
     def decide(self) -> VmDecision:

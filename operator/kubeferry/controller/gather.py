@@ -5,11 +5,11 @@ from datetime import datetime
 
 from kubeferry.api.computenode import ComputeNode
 from kubeferry.api.migration import Migration
-from kubeferry.api.placement import Lock, LockKind, Placement
+from kubeferry.api.placement import Lock, LockKind, Placement, PlacementSpec
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.store import Store
 from kubeferry.core.decision import live_reads
-from kubeferry.core.migration import finished
+from kubeferry.core.migration import finished, unaccounted
 from kubeferry.core.observed import Host, Observed
 from kubeferry.kube.client import Cluster, S
 from kubeferry.kube.errors import NotFound
@@ -40,11 +40,13 @@ class Gatherer:
         migrations = () if vm is None else await self._migrations(vm.metadata.namespace, vm.metadata.name)
         if vm is not None and placement is not None:
             migrations = await self._with_holder(placement.spec.lock, migrations)
+        gone = frozenset() if vm is None or placement is None else await self._gone(placement.spec, migrations)
         live = frozenset() if placement is None else live_reads(placement.spec, migrations, now)
         # Not remembered: its own event wakes the other VMs of that host.
         read = {node: await self._get(ComputeNode, node, "") for node in sorted(live)}
         hosts = self._hosts(read)
-        return Observed(vm=vm, placement=placement, tasks=self._store.tasks(uid), hosts=hosts, migrations=migrations, live=live)
+        tasks = self._store.tasks(uid)
+        return Observed(vm=vm, placement=placement, tasks=tasks, hosts=hosts, migrations=migrations, gone=gone, live=live)
 
     async def without_vm(self, namespace: str, name: str) -> tuple[Migration, ...]:
         """The Migrations that name a VM which is not there; none, if it is: then they are gathered with it.
@@ -68,6 +70,15 @@ class Gatherer:
             return migrations
         there = await self._get(Migration, lock.name, lock.namespace)
         return migrations if there is None or there.metadata.uid != lock.uid else (there, *migrations)
+
+    async def _gone(self, spec: PlacementSpec, migrations: tuple[Migration, ...]) -> frozenset[str]:
+        """Of the Migrations that have ended with this Placement, and were not read, those that are not there any more."""
+        unknown = unaccounted(spec, migrations)
+        if not unknown:
+            return unknown
+        async for page in self._cluster.pages(Migration, namespace=spec.virtual_machine.namespace):
+            unknown -= {body["metadata"]["uid"] for body in page.items}
+        return unknown
 
     async def _newest(self, seen: Migration) -> Migration | None:
         there = await self._get(Migration, seen.metadata.name, seen.metadata.namespace)

@@ -1,6 +1,7 @@
 """Which Migration is whose, and how one takes the VM's lock; what it does while it holds the lock is in `forward` and `back`."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -238,9 +239,18 @@ def aimed(spec: PlacementSpec, target: Host, now: datetime, fresh_id: str) -> Pl
 # After it
 
 
+def unaccounted(spec: PlacementSpec, migrations: Iterable[Migration]) -> frozenset[str]:
+    """The uids of outcomes that could be forgotten if their Migrations, which were not read, are gone: a live list of them tells."""
+    return frozenset(s.migration_uid for s in spec.settled) - {m.metadata.uid for m in migrations} - _discarding(spec)
+
+
 def forget_told(spec: PlacementSpec, observed: Observed) -> PlacementSpec:
-    """The Placement without the outcomes that were read back with Finished=True and whose copies are gone."""
-    told = {m.metadata.uid for m in observed.migrations if finished(m)}
-    held = {copy.migration_uid for copy in spec.copies if copy.discard is not None}
-    kept = tuple(s for s in spec.settled if s.migration_uid not in told or s.migration_uid in held)
+    """The Placement without the outcomes that were read back with Finished=True, or of what is gone, and whose copies are gone."""
+    told = {m.metadata.uid for m in observed.migrations if finished(m)} | observed.gone
+    kept = tuple(s for s in spec.settled if s.migration_uid not in told or s.migration_uid in _discarding(spec))
     return spec if kept == spec.settled else dataclasses.replace(spec, settled=kept)
+
+
+def _discarding(spec: PlacementSpec) -> frozenset[str]:
+    """The uids of the Migrations that have asked for a discard which is not acknowledged yet."""
+    return frozenset(copy.migration_uid for copy in spec.copies if copy.discard is not None and copy.migration_uid is not None)

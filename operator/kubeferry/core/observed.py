@@ -105,6 +105,8 @@ class Observed:
     """Every hypervisor, by name."""
     migrations: tuple[Migration, ...] = ()
     """Every Migration that names the VM, the oldest first; the one that has its lock was looked for consistently."""
+    gone: frozenset[str] = frozenset()
+    """Uids of Migrations, named by outcomes of the Placement, that a list of their namespace did not hold which was asked after it."""
     choice: Choice | None = None
     """What the scheduling pass answered, in this pass, to the `Place` that was asked of it."""
     strangers: tuple[Stranger, ...] = ()

@@ -69,16 +69,17 @@ class Cluster:
         ref = Ref(endpoint(kind), name, namespace)
         return _load(kind, ref, await self.server.get(ref))
 
-    async def pages(self, kind: type[Stored], limit: int = PAGE_SIZE) -> AsyncIterator[Page]:
-        """A consistent list of a kind in all namespaces, page by page, undecoded: one bad object must not hide the others.
+    async def pages(self, kind: type[Stored], limit: int = PAGE_SIZE, namespace: str = "") -> AsyncIterator[Page]:
+        """A consistent list of a kind, page by page, undecoded: one bad object must not hide the others.
 
         Args:
             kind: which.
             limit: objects a page.
+            namespace: the only one; empty: all.
         """
         token = ""
         while True:
-            body = await self.server.page(endpoint(kind), "", token, limit)
+            body = await self.server.page(endpoint(kind), namespace, token, limit)
             yield Page(resource_version=body["metadata"]["resourceVersion"], items=body["items"])
             token = body["metadata"].get("continue") or ""
             if not token:

@@ -136,8 +136,17 @@ class Checks(Base):
         if confirmed and before is not None and spec.settled and spec.settled[-1].outcome == Outcome.CONFIRMED:
             self._check_confirmed(uid, before.spec)
         self._check_deadline(before, spec)
+        self._check_forgotten(before, spec)
         if spec.move is not None and spec.move.decision is not None and spec.move.direction == Direction.FORWARD:
             self.violated(8, f"{uid} was decided, and goes on")
+
+    def _check_forgotten(self, before: Placement | None, spec: PlacementSpec) -> None:
+        """An outcome stays until its Migration was told of it, or is gone."""
+        kept = {entry.migration_uid for entry in spec.settled}
+        untold = {m.metadata.uid for m in self.api.objects[Migration].values() if not finished(m)}
+        for entry in () if before is None or self.restored else before.spec.settled:
+            if entry.migration_uid in untold - kept:
+                self.violated("outcome", f"the outcome of {entry.migration_uid} is forgotten, and was never told")
 
     def _check_deadline(self, before: Placement | None, spec: PlacementSpec) -> None:
         """13: what is decided for want of a decision is what the Migration says, and not before its time."""
@@ -249,6 +258,8 @@ class Checks(Base):
         if [copy.node for copy in spec.copies] != [spec.node_name]:
             return f"copies are on {[(c.node, c.discard) for c in spec.copies]}: {spec.steps}"
         mine = [m for m in self.api.objects[Migration].values() if m.spec.virtual_machine.name == uid]
+        if spec.settled:
+            return f"it keeps outcomes for ever: {[entry.migration_uid for entry in spec.settled]}"
         open_ones = [m.metadata.name for m in mine if not finished(m)]
         return f"{open_ones} have not ended: {[m.status for m in mine]}" if open_ones else None
 

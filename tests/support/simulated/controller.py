@@ -13,7 +13,7 @@ from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.placer import request_of
 from kubeferry.core.decision import live_reads
-from kubeferry.core.migration import finished
+from kubeferry.core.migration import finished, unaccounted
 from kubeferry.core.observed import Choice, CreatePlacement, Host, NewTask, Observed, Place, ReplacePlacement, Stranger, VmDecision
 from kubeferry.core.vm import step
 from kubeferry.scheduling.allocation import Allocation
@@ -91,6 +91,8 @@ class Controller:
             found = self.api.get(Migration, lock.name)
             migrations += [] if found is None or found.metadata.uid != lock.uid else [found]
         yield
+        unknown = frozenset() if placement is None else unaccounted(placement.spec, migrations)
+        gone = unknown - {m.metadata.uid for m in self.api.objects[Migration].values()}
         now = self.world.time()
         live = frozenset() if placement is None else live_reads(placement.spec, migrations, now)
         nodes: dict[str, Node | None] = {n.metadata.name: n for n in self.view.all(Node)}
@@ -109,6 +111,7 @@ class Controller:
             migrations=tuple(sorted(migrations, key=lambda m: (m.metadata.creation_timestamp, m.metadata.name))),
             live=live,
             deletable=True,
+            gone=gone,
         )
         yield from self._decide(uid, observed, now)
 

@@ -13,8 +13,8 @@ from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Migration, MigrationSpec
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import Direction, Lock, LockKind, Move, Placement
-from kubeferry.api.task import HostTask, Verb
+from kubeferry.api.placement import Direction, Lock, LockKind, Move, Outcome, Placement, Settled
+from kubeferry.api.task import DiscardMode, HostTask, Verb
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.gather import Gatherer
 from kubeferry.controller.store import Store
@@ -209,3 +209,25 @@ async def test_for_a_confirm_that_its_deadline_asks_for_the_target_is_read_live(
     late = dataclasses.replace(move, awaiting_since=datetime.now(UTC) - timedelta(seconds=70))
     await cluster.replace(Placement, held.metadata, dataclasses.replace(held.spec, move=late))
     assert (await gatherer.gather(vm.metadata.uid, datetime.now(UTC))).live == {"n1"}
+
+
+async def test_of_outcomes_whose_migration_was_not_seen_a_list_that_is_asked_now_tells_which_is_gone(
+    gatherer: Gatherer, server: FakeServer, cluster: Cluster, store: Store, vm: VirtualMachine, placement: Placement
+) -> None:
+    store.remember(vm)
+    unseen = await cluster.create(Migration, Meta(name="unseen", namespace="shop"), spec=MOVE)
+    broken = await cluster.create(Migration, Meta(name="broken", namespace="shop"), spec=MOVE)
+    server.objects[Ref(endpoint(Migration), "broken", "shop")]["spec"] = {}
+    seen = await cluster.create(Migration, Meta(name="seen", namespace="shop"), spec=MOVE)
+    store.remember(seen)
+    uids = (unseen.metadata.uid, broken.metadata.uid, seen.metadata.uid, "uid-gone", "uid-discarding")
+    entries = tuple(Settled(migration_uid=uid, outcome=Outcome.FAILED, reason="Cancelled", time=NOON) for uid in uids)
+    marked = dataclasses.replace(placement.spec.copies[0], discard=DiscardMode.TRASH, migration_uid="uid-discarding")
+    spec = dataclasses.replace(placement.spec, settled=entries, copies=(marked,))
+    stored = await cluster.replace(Placement, placement.metadata, spec)
+    assert (await gatherer.gather(vm.metadata.uid, NOON)).gone == {"uid-gone"}
+    server.requests.clear()
+    known = dataclasses.replace(spec, settled=tuple(e for e in entries if e.migration_uid in (seen.metadata.uid, "uid-discarding")))
+    await cluster.replace(Placement, stored.metadata, known)
+    assert (await gatherer.gather(vm.metadata.uid, NOON)).gone == frozenset()
+    assert not [request for request in server.requests if request.startswith("list")], "there is nothing to be known"

@@ -14,6 +14,7 @@ from kubeferry.api.placement import Copy, Direction, Outcome, StepState
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import DiscardMode, ProofKind, Verb
 from kubeferry.core import forward, guards, project_migration
+from kubeferry.core import migration as migration_core
 
 
 def test_nothing_happens_until_somebody_decides() -> None:
@@ -324,3 +325,19 @@ def test_a_confirm_waits_for_a_target_whose_computenode_is_gone() -> None:
     found = forward.confirm_obstacle(life.spec, life.seen())
     assert found is not None
     assert found.reason == reasons.TARGET_SILENT
+
+
+def test_the_outcome_of_a_migration_that_is_gone_is_forgotten_once_that_is_known() -> None:
+    life = Life().go_on_to(Verb.PREFLIGHT)
+    life.wish("Revert")
+    del life.migrations["move"]
+    life.gone = frozenset({"uid-move"})
+    life.step()
+    assert [s.migration_uid for s in life.spec.settled] == ["uid-move"], "its discard is not acknowledged yet"
+    life.gone = frozenset()
+    life.answer(Verb.DISCARD)
+    assert [s.migration_uid for s in life.spec.settled] == ["uid-move"], "that it was not read does not say that it is gone"
+    assert migration_core.unaccounted(life.spec, ()) == {"uid-move"}
+    life.gone = frozenset({"uid-move"})
+    life.step()
+    assert life.spec.settled == ()
