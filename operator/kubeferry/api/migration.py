@@ -150,11 +150,20 @@ class Transfer:
 
 @model
 class Downtime:
-    """For how long the VM was off."""
+    """For how long the VM was off at most, by the controller's clock: what the guest takes to shut down counts as off."""
 
-    started_at: Annotated[Time, Field(description="When it was asked to shut down, the last time.")]
-    ended_at: Annotated[Time | None, Field(description="When it was seen running after that; absent: it is off.")] = None
-    milliseconds: Annotated[Int, Field(ge=0, description="Time off in all, as far as it has ended: a Revert takes the VM off twice.")] = 0
+    started_at: Annotated[
+        Time, Field(description="When a host was asked to stop the VM, the last time. It stopped after that, or not at all if that failed.")
+    ]
+    ended_at: Annotated[Time | None, Field(description="When it was seen running after that; absent: it was not seen so far.")] = None
+    milliseconds: Annotated[
+        Int,
+        Field(
+            ge=0,
+            description="From each time that a host was asked to stop the VM until it was seen running again, in all: "
+            "a Revert stops it twice. It was off for no longer than that.",
+        ),
+    ] = 0
 
 
 PHASES_TOLD = 32
@@ -196,7 +205,7 @@ class MigrationStatus:
     phase_transitions: Annotated[
         tuple[PhaseTransition, ...], Field(max_length=PHASES_TOLD, description="When each phase began, the first one first.")
     ] = ()
-    downtime: Annotated[Downtime | None, Field(description="For how long the VM was off.")] = None
+    downtime: Annotated[Downtime | None, Field(description="For how long the VM was off at most; absent: it was not asked to stop.")] = None
     decision_deadline: Annotated[Time | None, Field(description="When spec.onDecisionTimeout is done, if nobody decides before.")] = None
     started_at: Annotated[Time | None, Field(description="When it took the VM's lock.")] = None
     finished_at: Annotated[Time | None, Field(description="When it ended.")] = None

@@ -82,7 +82,9 @@ class Move:
     copy_tries: Annotated[Int, Field(ge=0, description="Copies that broke.")] = 0
     awaiting_since: Annotated[Time | None, Field(description="Since when a decision is awaited.")] = None
     decision: Annotated[Decision | None, Field(description="The durable decision.")] = None
-    downtime: Annotated[Downtime | None, Field(description="For how long the VM was off so far; absent: it was not asked to stop.")] = None
+    downtime: Annotated[
+        Downtime | None, Field(description="For how long the VM was off at most, so far; absent: it was not asked to stop.")
+    ] = None
 
 
 @model
@@ -144,7 +146,7 @@ class Settled:
     message: Annotated[Message, Field(description="Why, as a sentence.")] = ""
     decision: Annotated[Decision | None, Field(description="The decision, if one was taken.")] = None
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that came to nothing.")] = ()
-    downtime: Annotated[Downtime | None, Field(description="For how long the VM was off.")] = None
+    downtime: Annotated[Downtime | None, Field(description="For how long the VM was off at most; absent: it was not asked to stop.")] = None
     time: Annotated[Time, Field(description="When it ended.")]
 
 

@@ -46,8 +46,8 @@ def page(migration: Migration, now: datetime) -> Iterator[str]:
     if status.transfer is not None:
         yield f"Copy       {transfer(status.transfer)}"
     if status.downtime is not None:
-        off = " so far, and it is off" if status.downtime.ended_at is None else ""
-        yield f"Downtime   {status.downtime.milliseconds / 1000:.1f} s{off}"
+        asked = f"; asked to stop at {moment(status.downtime.started_at)}, not seen running since"
+        yield f"Downtime   at most {status.downtime.milliseconds / 1000:.1f} s{asked if status.downtime.ended_at is None else ''}"
     if status.decision is not None:
         yield f"Decision   {status.decision.value} by {status.decision.source} at {moment(status.decision.time)}"
     for attempt in status.attempts:

@@ -30,7 +30,10 @@ class Metrics:
             "kubeferry_migration_duration_seconds", "How long a phase took.", ["phase"], registry=registry, buckets=PHASE_SECONDS
         )
         self._downtime = Histogram(
-            "kubeferry_migration_downtime_seconds", "For how long a Migration kept its VM off.", registry=registry, buckets=OFF_SECONDS
+            "kubeferry_migration_downtime_seconds",
+            "For how long a Migration kept its VM off at most.",
+            registry=registry,
+            buckets=OFF_SECONDS,
         )
         self._passes = Histogram(
             "kubeferry_scheduling_pass_seconds", "How long a scheduling pass took.", registry=registry, buckets=PASS_SECONDS

@@ -1,4 +1,7 @@
-"""For how long a migration keeps its VM off, by the controller's clock alone: two hosts' clocks may differ by more than that."""
+"""For how long a migration keeps its VM off, by the controller's clock alone: two hosts' clocks may differ by more than that.
+
+No host tells when the VM had stopped, so it counts as off from when that was asked: it was off for no longer.
+"""
 
 import dataclasses
 from datetime import datetime, timedelta

@@ -70,7 +70,7 @@ def test_what_awaits_its_decision_tells_how_to_decide_and_what_follows() -> None
     told = lines(life, 200)
     assert awaits(seen(life))
     assert told[:4] == ["Migration  shop/move", "VM         web-0", "Phase      AwaitingDecision for 3m20s", "Way        a -> b"]
-    assert "Downtime   0.0 s" in told
+    assert "Downtime   at most 0.0 s" in told
     assert not any(each.startswith(("ConfirmBlocked", "NeedsAttention", "Succeeded")) for each in told)
     assert told[-3:] == [
         "Next       kubectl ferry confirm move -n shop   # the VM stays on b, the copy on a goes",
@@ -110,7 +110,7 @@ def test_what_waits_tells_for_what() -> None:
 
 def test_a_vm_that_is_off_is_told_so() -> None:
     life = Life().go_on_to(Verb.COPY)
-    assert "Downtime   0.0 s so far, and it is off" in lines(life)
+    assert "Downtime   at most 0.0 s; asked to stop at 2026-01-01 12:00:00 UTC, not seen running since" in lines(life)
 
 
 def test_what_was_decided_is_told_with_who_and_when() -> None:

@@ -97,6 +97,16 @@ def test_a_rollback_ends_the_time_that_the_seal_began() -> None:
     assert life.status().downtime == Downtime(started_at=after(5), ended_at=after(20), milliseconds=15_000)
 
 
+def test_a_stop_that_came_to_nothing_counts_too() -> None:
+    """Its host does not tell whether the VM was off; for no longer than that it was."""
+    life = Life().go_on_to(Verb.SEAL)
+    life.now = 4
+    life.answer(Verb.SEAL, reasons.HYPERVISOR_ERROR)
+    life.now = 6
+    life.answer(Verb.ACTIVATE)
+    assert life.status().downtime == Downtime(started_at=after(0), ended_at=after(6), milliseconds=6_000)
+
+
 def test_a_clock_that_was_set_back_takes_no_time_off() -> None:
     assert downtime.on(downtime.off(None, after(10)), after(4)) == Downtime(started_at=after(10), ended_at=after(4), milliseconds=0)
 
