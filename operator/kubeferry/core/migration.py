@@ -194,9 +194,11 @@ def with_usable_choice(spec: PlacementSpec, observed: Observed) -> Observed:
     choice, move = observed.choice, spec.move
     if choice is None or choice.node is None:
         return observed
-    source = spec.node_name if move is None else move.source
-    taken = _holders(spec, observed) | (frozenset() if move is None else {move.target})
-    if choice.node not in taken - {source}:
+    source, host = spec.node_name if move is None else move.source, observed.host(choice.node)
+    taken = _holders(spec, observed) | {source} | (frozenset() if move is None else {move.target})
+    # The source may be chosen, and refuses; but one that was made anew is another host, whose copy could not be told from the VM's.
+    itself = choice.node == source and host is not None and any(copy.host_id == host.status.host_id for copy in spec.copies)
+    if itself or choice.node not in taken:
         return observed
     message = (
         f"{choice.node} was chosen, which may still hold a copy of this VM and can't take another; "

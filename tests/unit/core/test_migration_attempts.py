@@ -305,3 +305,14 @@ def test_at_its_end_nothing_is_told_as_waited_for_or_being_done(until: Verb, end
     told = {condition.type: condition for condition in life.status().conditions}
     assert [c.type for c in told.values() if c.reason in (reasons.WAITING, reasons.IN_PROGRESS)] == []
     assert {kind: told[kind].status for kind in ends} == ends
+
+
+def test_a_source_that_was_replaced_is_not_taken_as_a_target_either() -> None:
+    """Which of the two copies on that node is meant, nobody could tell any more: every pass would fail."""
+    life = Life().go_on_to(Verb.PREFLIGHT)
+    life.hosts["a"] = host("a", host_id="host-a-made-anew")
+    life.target = "a"
+    life.answer(Verb.PREFLIGHT, reasons.HOST_REPLACED)
+    assert life.told(reasons.FINISHED) == ("True", reasons.HOST_REPLACED)
+    assert "No other node can be taken: a was chosen" in life.whole(reasons.SUCCEEDED).message
+    assert [copy.host_id for copy in life.spec.copies if copy.node == "a"] == ["host-a"]
