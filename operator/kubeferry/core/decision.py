@@ -10,10 +10,14 @@ from kubeferry.core import guards
 
 
 def deadline(move: Move, holder: Migration) -> datetime | None:
-    """When its onDecisionTimeout is done; None: it waits for ever, or does not wait yet."""
-    if move.awaiting_since is None or holder.spec.decision_timeout_seconds is None:
+    """When its onDecisionTimeout is done; None: it waits for ever, or does not wait yet.
+
+    Of one that took the lock over, the time counts from when it was created: whoever creates it has not seen it pass.
+    """
+    since = move.awaiting_since
+    if since is None or holder.spec.decision_timeout_seconds is None:
         return None
-    return move.awaiting_since + timedelta(seconds=holder.spec.decision_timeout_seconds)
+    return max(since, holder.metadata.creation_timestamp or since) + timedelta(seconds=holder.spec.decision_timeout_seconds)
 
 
 def wished(move: Move, holder: Migration, now: datetime) -> Decision | None:

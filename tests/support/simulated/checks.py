@@ -159,8 +159,9 @@ class Checks(Base):
         seconds = None if asked is None else asked.spec.decision_timeout_seconds
         if asked is None or seconds is None or move.awaiting_since is None or asked.spec.on_decision_timeout != decision.value:
             self.violated(13, f"{decision.value} was decided for want of a decision, and nobody has asked for that")
-        elif (decision.time - move.awaiting_since).total_seconds() < seconds:
-            self.violated(13, f"{lock.name if lock else ''} was decided before its deadline")
+        since = max(filter(None, (move.awaiting_since, asked.metadata.creation_timestamp)))
+        if (decision.time - since).total_seconds() < seconds:
+            self.violated(13, f"{asked.metadata.name} was decided before its deadline")
 
     def _check_confirmed(self, uid: str, spec: PlacementSpec) -> None:
         move = spec.move

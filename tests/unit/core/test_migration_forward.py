@@ -160,6 +160,20 @@ def test_a_new_migration_of_its_name_takes_the_lock_over_and_is_decided(wish: st
     assert (life.spec.node_name, life.spec.lock) == ("b" if wish == "Confirm" else "a", None)
 
 
+def test_its_time_to_be_decided_begins_when_it_is_created() -> None:
+    """It asks for an hour: that the VM has waited for two is no reason to discard its source now."""
+    life = Life().go_on_to()
+    del life.migrations["move"]
+    life.step(7200)
+    made = heir(decisionTimeoutSeconds=3600, onDecisionTimeout="Confirm")
+    meta = dataclasses.replace(made.metadata, creation_timestamp=after(7200))
+    life.migrations["move"] = dataclasses.replace(made, metadata=meta)
+    life.step()
+    assert (life.status().phase, life.status().decision_deadline) == ("AwaitingDecision", after(7200 + 3600))
+    life.step(3600)
+    assert life.status().phase == "Confirming"
+
+
 def test_it_also_takes_over_what_is_not_done_yet() -> None:
     life = orphaned(Verb.COPY)
     life.migrations["move"] = heir()
