@@ -15,6 +15,7 @@ from kubeferry.api.names import FINALIZER
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.execute import Executor
 from kubeferry.controller.gather import Gatherer
+from kubeferry.core import deletion
 from kubeferry.core.migration import finished
 from kubeferry.core.observed import Choice, Observed, Place, Stranger, TellMigration, VmDecision
 from kubeferry.core.project_migration import without_vm
@@ -58,7 +59,7 @@ class Reconciler:
             now = datetime.now(UTC)
             observed = await self._gatherer.gather(uid, now)
             with bound_contextvars(**_names(observed)):
-                if observed.vm is None and observed.placement is not None:
+                if observed.vm is None and observed.placement is not None and not deletion.done(observed.placement.spec):
                     log.warning("the VM of a Placement is gone although it was protected: what is there is left as it is")
                 return await self._decide(observed, now)
 

@@ -17,7 +17,7 @@ from kubeferry.api.meta import Condition, Meta, condition
 from kubeferry.api.migration import Migration
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import Placement
+from kubeferry.api.placement import Lock, LockKind, Placement
 from kubeferry.api.scheduling import Scheduling
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
@@ -264,3 +264,20 @@ async def test_what_is_decided_goes_by_the_time_that_was_read_for(
     await made_of(cluster, store, LeaseWatch(), step).reconcile(made.metadata.uid)
     read_for, decided_by = times
     assert read_for == decided_by
+
+
+async def test_that_the_vm_of_a_placement_is_gone_is_a_warning_unless_it_was_let_go(
+    server: FakeServer, cluster: Cluster, reconciler: Reconciler, placement: Placement, store: Store
+) -> None:
+    gone = "the VM of a Placement is gone although it was protected: what is there is left as it is"
+    del server.objects[Ref(endpoint(VirtualMachine), "web-0", "shop")]
+    store.drop(VirtualMachine, ("shop", "web-0"), placement.metadata.name)
+    with capture_logs() as logs:
+        await reconciler.reconcile(placement.metadata.name)
+    assert gone in [line["event"] for line in logs]
+    lock = Lock(kind=LockKind.DELETION, namespace="shop", name="web-0", uid=placement.metadata.name)
+    await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, lock=lock, copies=()))
+    with capture_logs() as logs:
+        await reconciler.reconcile(placement.metadata.name)
+    assert gone not in [line["event"] for line in logs]
+    assert Ref(endpoint(Placement), placement.metadata.name) not in server.objects
