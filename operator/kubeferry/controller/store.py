@@ -157,13 +157,14 @@ class Store:
     def remember(self, value: Stored, *, listed: int = 0) -> Keys:
         """Take in the answer to a write of our own, or a parsed body; arguments and result as of `put`."""
         kind, place = type(value), (value.metadata.namespace, value.metadata.name)
-        old = self._objects[kind].get(place)
+        old, kept = self._objects[kind].get(place), _kept(value) if isinstance(value, Placement) else value
         if old is not None:
             was, now = int(old.metadata.resource_version), int(value.metadata.resource_version)
-            if now == was or now < was > listed:
+            # A restored etcd gives the same versions once more, to other contents.
+            if old == kept or now < was > listed:
                 return frozenset()
         keys = self._take(kind, place) | self._keys(value)
-        self._objects[kind][place] = _kept(value) if isinstance(value, Placement) else value
+        self._objects[kind][place] = kept
         self._enter(value)
         return keys
 

@@ -288,8 +288,8 @@ def _discard(task: HostTaskSpec, journal: Journal | None, placement: PlacementSp
         return _lacks(task)
     if not guards.discard_named(placement, journal, task.host_id):
         named = ", ".join(f"{copy.node} of epoch id {copy.epoch_id}" for copy in placement.copies) or "none"
-        seen = f"the copy here is {journal.role} of epoch {journal.epoch} ({journal.epoch_id})"
-        return Refuse(reasons.FOREIGN_COPY, f"{seen}; the Placement names {named}. It is left as it is: find out where it comes from")
+        seen = f"the copy here is {journal.role} of epoch {journal.epoch} ({journal.epoch_id}); the Placement names {named}"
+        return Refuse(reasons.FOREIGN_COPY, f"{seen}. It is left as it is: find out where it comes from")
     if task.discard.mode != DiscardMode.TRASH:
         return Refuse(reasons.INVALID_TASK, f"this version can't discard a copy by {task.discard.mode}")
     if journal.role == Role.SEALING:

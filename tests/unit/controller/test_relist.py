@@ -181,3 +181,16 @@ async def test_after_a_restore_that_raised_the_revision_of_etcd_what_it_holds_co
     vm = store.vm(uid)
     assert vm is not None
     assert vm.metadata.labels == {}
+
+
+async def test_after_a_restore_of_etcd_another_content_of_the_same_version_is_news(
+    relister: Relister, server: FakeServer, store: Store
+) -> None:
+    """The versions since the backup are given once more."""
+    uid = await made(server)
+    lost = dict(server.objects[VM])
+    store.put(VirtualMachine, lost | {"metadata": lost["metadata"] | {"labels": {"of": "a lost history"}}})
+    assert await relisted(relister) == {uid}
+    vm = store.vm(uid)
+    assert vm is not None
+    assert vm.metadata.labels == {}
