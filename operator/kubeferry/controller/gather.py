@@ -37,7 +37,7 @@ class Gatherer:
         placement = await self._placement(uid)
         vm = await self._vm(uid, placement)
         # After the Placement: of a Migration whose outcome is no longer in it, this read tells that it has finished.
-        migrations = () if vm is None else await self._migrations(vm.metadata.namespace, vm.metadata.name)
+        migrations = () if vm is None else await self._migrations(vm, placement)
         if vm is not None and placement is not None:
             migrations = await self._with_holder(placement.spec.lock, migrations)
         gone = frozenset() if vm is None or placement is None else await self._gone(placement.spec, migrations)
@@ -58,10 +58,11 @@ class Gatherer:
             return self._store.migrations(namespace, name)
         return ()
 
-    async def _migrations(self, namespace: str, vm_name: str) -> tuple[Migration, ...]:
-        """Those that name the VM, the oldest first; each that has not finished is read live."""
-        seen = self._store.migrations(namespace, vm_name)
-        read = [m if finished(m) else await self._newest(m) for m in seen]
+    async def _migrations(self, vm: VirtualMachine, placement: Placement | None) -> tuple[Migration, ...]:
+        """Those that name the VM, the oldest first; each that has not finished, or that the Placement knows, is read live."""
+        known = frozenset() if placement is None else _known(placement.spec)
+        seen = self._store.migrations(vm.metadata.namespace, vm.metadata.name)
+        read = [m if finished(m) and m.metadata.uid not in known else await self._newest(m) for m in seen]
         return tuple(m for m in read if m is not None)
 
     async def _with_holder(self, lock: Lock | None, migrations: tuple[Migration, ...]) -> tuple[Migration, ...]:
@@ -128,3 +129,8 @@ class Gatherer:
 
 def _fence(node: ComputeNode) -> str | None:
     return None if node.spec.fence is None else node.spec.fence.boot_id
+
+
+def _known(spec: PlacementSpec) -> frozenset[str]:
+    """The uids of the one that holds the lock, and of those whose outcome is kept: that they were seen to finish may be a lost history."""
+    return frozenset(entry.migration_uid for entry in spec.settled) | ({spec.lock.uid} if spec.lock is not None else frozenset())

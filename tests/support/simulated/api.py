@@ -95,6 +95,7 @@ class Api:
         self.objects = {kind: dict(held) for kind, held in backup.items()}
         self.log.clear()
         self.era += 1
+        self.version = max(int(value.metadata.resource_version) for held in self.objects.values() for value in held.values())
 
 
 class View:

@@ -80,9 +80,10 @@ class Controller:
         seen = self.view.held[VirtualMachine].get(uid)
         vm = seen if seen is not None and placement is not None else self.api.get(VirtualMachine, uid)
         migrations = []
+        ended = set() if placement is None else {entry.migration_uid for entry in placement.spec.settled}
         for known in self.view.all(Migration):
             if known.spec.virtual_machine.name == self.world.vm_name(uid):
-                newest = known if finished(known) else self.api.get(Migration, known.metadata.name)
+                newest = known if finished(known) and known.metadata.uid not in ended else self.api.get(Migration, known.metadata.name)
                 if newest is not None:
                     self.view.remember(newest)
                     migrations.append(newest)

@@ -2,15 +2,17 @@
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from builders import NOON
 from fake_cluster import FakeServer
 from samples import first_spec, node_status, vm_body
 
+from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode, ComputeNodeStatus
-from kubeferry.api.meta import Meta
-from kubeferry.api.migration import Migration, MigrationSpec
+from kubeferry.api.meta import Meta, Status, with_condition
+from kubeferry.api.migration import Migration, MigrationPhase, MigrationSpec, MigrationStatus
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Direction, Lock, LockKind, Move, Outcome, Placement, Settled
@@ -231,3 +233,20 @@ async def test_of_outcomes_whose_migration_was_not_seen_a_list_that_is_asked_now
     await cluster.replace(Placement, stored.metadata, known)
     assert (await gatherer.gather(vm.metadata.uid, NOON)).gone == frozenset()
     assert not [request for request in server.requests if request.startswith("list")], "there is nothing to be known"
+
+
+@pytest.mark.parametrize("known", ["holds the lock", "has an outcome"])
+async def test_what_was_seen_as_finished_before_etcd_was_restored_is_read_anew(
+    gatherer: Gatherer, cluster: Cluster, store: Store, vm: VirtualMachine, placement: Placement, known: str
+) -> None:
+    """Its outcome would be forgotten, and it would begin once more; or it would be taken back although nobody asks for that."""
+    store.remember(vm)
+    there = await cluster.create(Migration, Meta(name="move", namespace="shop"), spec=MOVE)
+    ended = with_condition((), reasons.FINISHED, Status.TRUE, reasons.CONFIRMED, "", 1, NOON)
+    status = MigrationStatus(phase=MigrationPhase.CONFIRMED, conditions=ended)
+    store.remember(dataclasses.replace(there, metadata=dataclasses.replace(there.metadata, resource_version="900"), status=status))
+    lock = Lock(kind=LockKind.MIGRATION, namespace="shop", name="move", uid=there.metadata.uid)
+    entry = Settled(migration_uid=there.metadata.uid, outcome=Outcome.FAILED, reason="Cancelled", time=NOON)
+    changes: dict[str, Any] = {"lock": lock} if known == "holds the lock" else {"settled": (entry,)}
+    await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, **changes))
+    assert (await gatherer.gather(vm.metadata.uid, NOON)).migrations == (there,)
