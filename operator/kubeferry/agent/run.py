@@ -13,7 +13,8 @@ from kubeferry.agent.handlers import register
 from kubeferry.agent.identity import boot_id, host_id, require_instances_path, take_host_lock
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.settings import AgentSettings
-from kubeferry.agent.storage.probe import remove_left
+from kubeferry.agent.storage.errors import StorageError
+from kubeferry.agent.storage.probe import left_by, remove_left
 from kubeferry.agent.transfer.children import Children
 from kubeferry.agent.transfer.keys import Keys, ensure_keys
 from kubeferry.agent.transfer.sshd import write_sshd
@@ -48,8 +49,17 @@ def run_agent(settings: AgentSettings) -> None:
         address=settings.migration_address, port=settings.ssh_port, host_key=keys.host_public, identity_key=keys.identity_public
     )
     machine = Machine(settings=settings, host_id=host, boot_id=boot_id(settings.run_path), ssh=endpoint)
-    remove_left(settings.instances_path, host)
+    _tidy(machine)
     asyncio.run(_run(machine, keys, Children(settings.log_format, held=[lock])))
+
+
+def _tidy(machine: Machine) -> None:
+    """What can't be removed is in nobody's way: VMs must run all the same."""
+    path = machine.settings.instances_path
+    try:
+        remove_left(path, machine.host_id)
+    except StorageError as error:
+        log.error("what preflights left is not removed; do it by hand", remove=str(path / left_by(machine.host_id)), error=str(error))
 
 
 async def _run(machine: Machine, keys: Keys, children: Children) -> None:

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,11 @@ def is_seen(instances_path: Path, probe: Probe) -> bool:
             os.close(fd)
 
 
+def left_by(host_id: str) -> str:
+    """The pattern (of a shell) of the names of what a host leaves."""
+    return f"{_PREFIX}{host_id}-*"
+
+
 def remove_left(instances_path: Path, host_id: str) -> None:
     """Remove what this host's agent left when it was killed.
 
@@ -72,5 +78,5 @@ def remove_left(instances_path: Path, host_id: str) -> None:
     """
     with storage_errors(f"remove old probes from {instances_path}"):
         for name in os.listdir(instances_path):
-            if name.startswith(f"{_PREFIX}{host_id}-"):
+            if fnmatchcase(name, left_by(host_id)):
                 (instances_path / name).unlink(missing_ok=True)
