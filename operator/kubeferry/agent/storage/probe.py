@@ -13,7 +13,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kubeferry.agent.storage.errors import storage_errors
+from kubeferry.agent.storage.errors import StorageError, storage_errors
+from kubeferry.api import reasons
 from kubeferry.api.model import model
 
 _PREFIX = ".probe-"
@@ -53,16 +54,20 @@ def is_seen(instances_path: Path, probe: Probe) -> bool:
     """Whether the file that another host has left is here.
 
     Raises:
-        StorageError: it can't be told.
+        StorageError: it can't be told; also where a file of that name is something else.
     """
     with storage_errors(f"look for {instances_path / probe.name}"):
         if probe.name not in os.listdir(instances_path):  # read anew, where a look at the name could be answered from a cache
             return False
         fd = os.open(instances_path / probe.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            return os.read(fd, len(probe.content) + 1) == probe.content.encode()
+            seen = os.read(fd, len(probe.content) + 1)
         finally:
             os.close(fd)
+    if seen != probe.content.encode():  # the name is made for one preflight: this may be the file, its content late in a cache
+        message = f"{instances_path / probe.name} is there, with another content than the other host has left; see that its mount is sound"
+        raise StorageError(reasons.STORAGE_ERROR, message, retryable=True)
+    return True
 
 
 def left_by(host_id: str) -> str:
