@@ -10,10 +10,13 @@ import os
 import secrets
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from cryptography import x509
@@ -29,11 +32,13 @@ from kubeferry.api.model import model
 CONNECT_SECONDS = 10.0
 """Until the receiver's kernel answers."""
 OPENING_SECONDS = 30.0
-"""Until the receiver has taken the token: its process may just be starting, on a host that is busy, or send a stranger away."""
+"""Until the receiver has taken the token: its process may just be starting, on a host that is busy."""
 ACCEPT_SECONDS = 30.0
 """For the right sender to come."""
 HANDSHAKE_SECONDS = 10.0
-"""For one that has come to prove who it is; the right sender may wait behind it."""
+"""For one that has come to prove who it is."""
+AT_ONCE = 16
+"""Connections that may be at that at a time: for one more, the one that is at it for the longest is sent away."""
 SILENCE_SECONDS = 60.0
 """Without a byte from the other side, or without one that it takes."""
 
@@ -41,7 +46,8 @@ log = structlog.get_logger(__name__)
 
 _FOR_EVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """No end, as RFC 5280 (4.1.2.5) puts it: two hosts' clocks need not agree on one."""
-_BACKLOG = 4
+_BACKLOG = 64
+"""Strangers may come before the receiver's process takes the first: the sender must not be turned away for them."""
 
 
 @model
@@ -176,38 +182,85 @@ def accept(listener: socket.socket, own: Identity, peer: str, token: str) -> Ite
     Raises:
         TransferError: `DataPortUnreachable`: it has not come within `ACCEPT_SECONDS`.
     """
-    deadline = time.monotonic() + ACCEPT_SECONDS
     with listener:
-        connection = None
-        while connection is None:
-            listener.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                plain, _ = listener.accept()
-            except OSError as error:  # a time-out is one; shut down by another thread is another
-                text = f"no sender came to this host's data port within {ACCEPT_SECONDS:.0f} s; see that hypervisors reach each other's"
-                raise TransferError(reasons.DATA_PORT_UNREACHABLE, text, retryable=True) from error
-            connection = _admitted(plain, own, peer, token)
+        connection = _Door(listener, own, peer, token).sender()
     with connection:
         yield Stream(connection)
 
 
-def _admitted(plain: socket.socket, own: Identity, peer: str, token: str) -> ssl.SSLSocket | None:
-    """The connection, if it is the sender's; else it is closed."""
-    connection = None
-    try:
-        connection = _secured(plain, ssl.PROTOCOL_TLS_SERVER, own, peer, HANDSHAKE_SECONDS)
-        stream = Stream(connection)
-        connection.settimeout(HANDSHAKE_SECONDS)
-        told = parse(Opening, stream.receive()).token
-        if not hmac.compare_digest(told.encode(), token.encode()):
-            raise broken("the token is another")
-        stream.send(frame(FrameType.GO))
-    except (OSError, TransferError) as error:
-        log.warning("connection to the data port refused", error=str(error))
-        (connection or plain).close()
-        return None
-    connection.settimeout(SILENCE_SECONDS)
-    return connection
+class _Door:
+    """Lets the one sender in. Whoever comes proves who it is in a thread of its own: a stranger that says nothing holds up nobody."""
+
+    def __init__(self, listener: socket.socket, own: Identity, peer: str, token: str) -> None:
+        self._listener = listener
+        self._own = own
+        self._peer = peer
+        self._token = token
+        self._lock = threading.Lock()
+        self._waiting: list[socket.socket] = []  # duplicates of who is at it, to end each by; the oldest first
+        self._sender: ssl.SSLSocket | None = None
+        self._is_shut = False
+
+    def sender(self) -> ssl.SSLSocket:
+        """The sender's connection; everybody else is sent away. Raises as of `accept`."""
+        deadline = time.monotonic() + ACCEPT_SECONDS
+        try:
+            while True:
+                self._listener.settimeout(max(deadline - time.monotonic(), 0.001))
+                self._take(self._listener.accept()[0])
+        except OSError as error:  # a time-out is one; shut down by another thread, ours of the sender's for one, is another
+            with self._lock:
+                self._is_shut = True
+                self._send_away(all_but=0)
+                if self._sender is not None:
+                    return self._sender
+            text = f"no sender came to this host's data port within {ACCEPT_SECONDS:.0f} s; see that hypervisors reach each other's"
+            raise TransferError(reasons.DATA_PORT_UNREACHABLE, text, retryable=True) from error
+
+    def _take(self, plain: socket.socket) -> None:
+        duplicate = plain.dup()
+        with self._lock:
+            self._send_away(all_but=AT_ONCE - 1)
+            self._waiting.append(duplicate)
+        prove = partial(copy_context().run, self._admit, plain, duplicate)  # what is logged names what this is about
+        threading.Thread(target=prove, name="data-door", daemon=True).start()
+
+    def _send_away(self, *, all_but: int) -> None:
+        while len(self._waiting) > all_but:
+            with suppress(OSError):  # it has gone by itself
+                self._waiting.pop(0).shutdown(socket.SHUT_RDWR)  # its thread closes it
+
+    def _admit(self, plain: socket.socket, duplicate: socket.socket) -> None:
+        """Let it in, if it is the sender; else it is closed."""
+        connection = None
+        try:
+            connection = _secured(plain, ssl.PROTOCOL_TLS_SERVER, self._own, self._peer, HANDSHAKE_SECONDS)
+            stream = Stream(connection)
+            connection.settimeout(HANDSHAKE_SECONDS)
+            told = parse(Opening, stream.receive()).token
+            if not hmac.compare_digest(told.encode(), self._token.encode()):
+                raise broken("the token is another")
+            self._let_in(connection, duplicate)
+        except (OSError, TransferError) as error:
+            log.warning("connection to the data port refused", error=str(error))
+            (connection or plain).close()
+        finally:
+            with self._lock, duplicate:
+                if duplicate in self._waiting:
+                    self._waiting.remove(duplicate)
+
+    def _let_in(self, connection: ssl.SSLSocket, duplicate: socket.socket) -> None:
+        """The token is taken once: by who comes first."""
+        with self._lock:
+            if self._is_shut or self._sender is not None:
+                raise broken("the sender is in already, or its time is over")
+            Stream(connection).send(frame(FrameType.GO))
+            connection.settimeout(SILENCE_SECONDS)
+            self._sender = connection
+            if duplicate in self._waiting:
+                self._waiting.remove(duplicate)
+            with suppress(OSError):  # shut down already, by who gives the sender up
+                self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait for others
 
 
 def _secured(plain: socket.socket, protocol: int, own: Identity, peer: str, seconds: float) -> ssl.SSLSocket:

@@ -3,6 +3,7 @@
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from kubeferry.agent.transfer import tls
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.tls import Identity, Stream, accept, connect, make_identity, make_token
-from kubeferry.agent.transfer.wire import DataPort, FrameType, Opening, frame, message
+from kubeferry.agent.transfer.wire import DataPort, Frame, FrameType, Opening, frame, message, parse
 from kubeferry.api import reasons
 
 
@@ -253,6 +254,78 @@ def test_who_is_refused_again_and_again_does_not_put_off_the_end(threads: Thread
         with pytest.raises(TransferError) as refusal:
             receiving.result(SECONDS)
         assert refusal.value.reason == reasons.DATA_PORT_UNREACHABLE
+
+
+def nobody_waits_at_the_door() -> bool:
+    for thread in threading.enumerate():
+        if thread.name == "data-door":
+            thread.join(SECONDS)
+            if thread.is_alive():
+                return False
+    return True
+
+
+@pytest.mark.parametrize("strangers", [8, 100])
+def test_the_sender_gets_in_in_its_time_with_silent_strangers_before_it(
+    strangers: int, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may be silent for a third of the time that the sender has, as with the real times."""
+    for name, seconds in [("ACCEPT_SECONDS", 6.0), ("OPENING_SECONDS", 6.0), ("HANDSHAKE_SECONDS", 2.0)]:
+        monkeypatch.setattr(tls, name, seconds)
+    with ends() as two, ExitStack() as stack:
+        data = two.data
+        receiving = threads.submit(echo, two)
+        for _ in range(strangers):
+            stack.enter_context(plain(two))
+        echoed(data, two.sender)
+        assert len(receiving.result(SECONDS)) == 3
+
+
+def test_strangers_beyond_the_bound_have_the_oldest_sent_away(threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "HANDSHAKE_SECONDS", 60.0)
+    with ends() as two, ExitStack() as stack:
+        data = two.data
+        receiving = threads.submit(echo, two)
+        oldest, *others = [stack.enter_context(plain(two)) for _ in range(tls.AT_ONCE + 1)]
+        with pytest.raises(ConnectionError):
+            refused(oldest)
+        for other in others:
+            other.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                other.recv(1)
+        echoed(data, two.sender)
+        receiving.result(SECONDS)
+        for other in others:
+            other.settimeout(SECONDS)
+            with pytest.raises(ConnectionError):
+                refused(other)
+        assert nobody_waits_at_the_door()
+
+
+def test_of_two_that_tell_the_token_at_once_one_gets_in(threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=SECONDS)
+
+    def told_at_once(kind: type[Opening], got: Frame) -> Opening:
+        both.wait()
+        return parse(kind, got)
+
+    def come(data: DataPort, sender: Identity) -> str:
+        try:
+            with connect(ADDRESS, data, sender) as stream:
+                with suppress(TransferError):
+                    stream.send(frame(FrameType.END))
+                    stream.receive()
+                return "in"
+        except TransferError:
+            return "refused"
+
+    monkeypatch.setattr(tls, "parse", told_at_once)
+    with ends() as two:
+        data = two.data
+        receiving = threads.submit(echo, two)
+        coming = [threads.submit(come, data, two.sender) for _ in range(2)]
+        assert sorted(one.result(SECONDS) for one in coming) == ["in", "refused"]
+        assert receiving.result(SECONDS) == [FrameType.END]
 
 
 def test_a_closed_port_is_told_with_its_address(threads: ThreadPoolExecutor) -> None:
