@@ -2,8 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from pydantic import Field, ValidationError
 from kubeferry.agent.errors import FAILURES, defect_error, task_error
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.storage.looks import Looks
 from kubeferry.agent.transfer.children import Children
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.landing import Claim, Landing, make_directory
@@ -55,7 +54,9 @@ class TransferService:
         self._prober = Prober(machine.settings.instances_path, machine.host_id, address, ports)
         self._journals = journals
         self._receivers = receivers
-        self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="transfer")
+        # Apart: the one is a look at the journals, the other at the instances, and either may hang alone.
+        self._claims = Looks(machine.settings.state_path, "claim")
+        self._directories = Looks(machine.settings.instances_path, "make-directory")
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -133,16 +134,14 @@ class TransferService:
         asks = claim.request
         structlog.contextvars.bind_contextvars(vm_uid=asks.uid, epoch=asks.epoch, vm=asks.vm, migration=asks.migration)
         # Before the receiver that runs is ended for this one; each looks once more when it is the only one.
-        await self._call(partial(claim.journal, self._journals))
+        await finished(self._claims.begin(partial(claim.journal, self._journals)), unstoppable)
         await self._receivers.run(claim.request.uid, work)
         log.info("command of another agent done")
 
     async def _make_directory(self, claim: Claim, writer: asyncio.StreamWriter) -> None:
-        await self._call(partial(make_directory, self._machine, self._journals, claim))
+        # Not given up while it hangs: nothing of this may be done behind the back of who bars the VM.
+        await finished(self._directories.begin(partial(make_directory, self._machine, self._journals, claim)), unstoppable)
         await tell(writer, Answer(state=AnswerState.MADE))
-
-    async def _call(self, call: Callable[[], object]) -> None:
-        await finished(self._looks.submit(call), unstoppable)
 
 
 async def _hello(reader: asyncio.StreamReader) -> _Hello:

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import threading
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from builders import UID
 from sshd import EPOCH, KERNEL, NAMES, REQUEST, Caller, Target, headers, parts
 from structlog.testing import capture_logs
 
+from kubeferry.agent.storage import looks
 from kubeferry.agent.transfer import service, wire
 from kubeferry.agent.transfer.children import Child
 from kubeferry.agent.transfer.processes import ReceiveWord
@@ -152,6 +155,37 @@ async def test_a_bar_ends_what_is_received_and_refuses_what_comes(target: Target
             second.announce(headers(source))
             assert (await second.refusal()).startswith(reasons.NOT_INCOMING)
         assert "asked to give it up" in await first.refusal()
+
+
+async def test_directories_that_hang_hold_up_no_other_copys_claim_and_few_threads(
+    target: Target, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, hung = threading.Event(), threading.Semaphore(0)
+
+    def hang(*_: object) -> None:
+        hung.release()
+        released.wait(60)
+
+    monkeypatch.setattr(service, "make_directory", hang)
+    claim = target.expect()
+    requests = [dataclasses.replace(REQUEST, uid=f"vm-{number}") for number in range(looks.THREADS + 1)]
+    for request in requests:
+        target.journals.write(dataclasses.replace(claim, uid=request.uid))
+    async with asyncio.timeout(30), AsyncExitStack() as stack:
+        stack.callback(released.set)
+        await stack.enter_async_context(target.serving())
+        callers = [await stack.enter_async_context(target.call("make-instance-dir")) for _ in requests]
+        for caller, request in zip(callers[:-1], requests[:-1], strict=True):
+            caller.send(wire.message(request))
+            assert await asyncio.to_thread(hung.acquire, timeout=10)
+        first = await stack.enter_async_context(target.call("receive"))
+        await first.begin(source)
+        monkeypatch.setattr(looks, "LOOK_SECONDS", 0.0)  # what hangs has had its time
+        callers[-1].send(wire.message(requests[-1]))
+        assert f"{looks.THREADS} earlier looks at it hang" in await callers[-1].refusal()
+        released.set()
+        for caller in callers[:-1]:
+            assert (await caller.answer()).state == AnswerState.MADE
 
 
 async def test_a_defect_is_told_and_logged_and_the_service_goes_on(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
