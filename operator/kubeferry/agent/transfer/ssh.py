@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def run(transport: paramiko.Transport, command: str) -> Iterator[Line]:
     try:
         channel = transport.open_session(timeout=CHANNEL_SECONDS)
         # paramiko waits for the answer to this without a deadline.
-        alarm = threading.Timer(CHANNEL_SECONDS, transport.close)
+        alarm = threading.Timer(CHANNEL_SECONDS, _give_up, (transport, channel))
         alarm.daemon = True
         alarm.start()
         try:
@@ -145,7 +145,13 @@ def run(transport: paramiko.Transport, command: str) -> Iterator[Line]:
     try:
         yield Line(channel)
     finally:
-        channel.close()
+        with suppress(*_BREAKS):  # with the connection the channel is gone, too
+            channel.close()
+
+
+def _give_up(transport: paramiko.Transport, channel: paramiko.Channel) -> None:
+    transport.close()
+    channel.event.set()  # a connection that had ended just before the wait for the answer began does not end it by itself
 
 
 def _dial(endpoint: SshEndpoint) -> socket.socket:

@@ -231,6 +231,38 @@ def test_an_sshd_that_begins_no_command_is_given_up(
     assert refused.value.reason == reasons.TRANSFER_BROKEN
 
 
+def test_a_connection_that_ends_just_before_the_command_is_asked_for_is_given_up(reached: Reached, monkeypatch: pytest.MonkeyPatch) -> None:
+    """paramiko has forgotten the end by the time that it waits for the answer."""
+    _, _, endpoint, keys = reached
+    forget = paramiko.Channel._event_pending  # type: ignore[attr-defined]
+
+    def ends(channel: paramiko.Channel) -> None:
+        channel.get_transport().close()
+        forget(channel)
+
+    monkeypatch.setattr(ssh, "CHANNEL_SECONDS", 0.2)
+    with connect(endpoint, keys.identity) as transport:
+        monkeypatch.setattr(paramiko.Channel, "_event_pending", ends)
+        with pytest.raises(TransferError, match="did not begin receive within 0 s") as refused, run(transport, "receive"):
+            pytest.fail("begun")
+    assert refused.value.reason == reasons.TRANSFER_BROKEN
+
+
+def test_what_went_wrong_is_told_although_the_line_can_not_be_closed_any_more(reached: Reached, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, endpoint, keys = reached
+
+    def breaks(_: paramiko.Channel) -> None:
+        raise EOFError
+
+    def fail(transport: paramiko.Transport) -> None:
+        with monkeypatch.context() as patch, run(transport, "receive"):
+            patch.setattr(paramiko.Channel, "close", breaks)
+            raise TransferError(reasons.TRANSFER_BROKEN, "the reason")
+
+    with connect(endpoint, keys.identity) as transport, pytest.raises(TransferError, match="the reason"):
+        fail(transport)
+
+
 def test_a_private_key_that_can_not_be_read_is_told(endpoint: SshEndpoint, keys: Keys, tmp_path: Path) -> None:
     with mute(keys, "exec") as port:
         refused = refusal(dataclasses.replace(endpoint, port=port), tmp_path / "none")
