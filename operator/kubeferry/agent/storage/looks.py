@@ -22,6 +22,8 @@ Rest = Callable[[], float]
 
 LOOK_SECONDS = 10.0
 """For one look: a disk that is busy with copies may take seconds for the few bytes of it."""
+LEAVE_SECONDS = 1.0
+"""For what a look made to be removed, where the time of who waits is over: as a rule it is gone when they go on."""
 THREADS = 4
 """Looks at a time, of those that hang too."""
 
@@ -70,7 +72,7 @@ class Looks:
         """
         doing = self.begin(look)
         try:
-            return self._outcome(doing, rest)
+            return self._outcome(doing, rest())
         finally:
             doing.cancel()  # if it has not begun
 
@@ -84,7 +86,7 @@ class Looks:
         stack = ExitStack()
         entering = self.begin(partial(stack.enter_context, context))
         try:
-            yield self._outcome(entering, rest)
+            yield self._outcome(entering, rest())
         except BaseException:
             with suppress(StorageError):
                 self._leave(stack, entering, rest)
@@ -97,12 +99,12 @@ class Looks:
             return self._threads.submit(self._timed, stack.close)
 
         if entering.cancel() or entering.done():
-            self._outcome(leave(), rest)
+            self._outcome(leave(), max(rest(), LEAVE_SECONDS))
         else:
             entering.add_done_callback(lambda _: leave())
 
-    def _outcome(self, look: "Future[T]", rest: Rest) -> T:
-        seconds = min(LOOK_SECONDS, rest())
+    def _outcome(self, look: "Future[T]", at_most: float) -> T:
+        seconds = min(LOOK_SECONDS, at_most)
         wait({look}, seconds)
         if not look.done():
             raise self._silent(f"does not answer within {seconds:.0f} s")

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
@@ -15,10 +14,9 @@ from kubeferry.agent.storage.layout import image_inodes
 from kubeferry.agent.transfer.children import Child, Children
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.keys import Keys
-from kubeferry.agent.transfer.preflight import preflight
+from kubeferry.agent.transfer.preflight import Preflights
 from kubeferry.agent.transfer.processes import NewLimit, SendJob, SendWord, Sent
 from kubeferry.agent.transfer.sshd import authorized_keys, write_authorized_keys
-from kubeferry.agent.transfer.threads import finished, unstoppable
 from kubeferry.agent.transfer.vocabulary import SENDING
 from kubeferry.agent.transfer.wire import Request
 from kubeferry.api import reasons
@@ -31,9 +29,6 @@ from kubeferry.kube.errors import Forbidden, Invalid, NotFound, Unreadable
 
 SOCKET = "agent.sock"
 """Where the agent takes copies, below its run path."""
-
-THREADS = 64
-"""Preflights at a time: more than a node moves at once."""
 
 
 log = structlog.get_logger(__name__)
@@ -108,7 +103,7 @@ class Outbound:
         self._peers = peers
         self._keys = keys
         self._children = children
-        self._preflights = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="preflight")
+        self._preflights = Preflights(machine.settings.instances_path, machine.host_id)
         self._sending: dict[tuple[str, int], Child] = {}  # by uid of the VM and number of the task
         self._limits: dict[tuple[str, int], int | None] = {}
 
@@ -123,9 +118,7 @@ class Outbound:
         if task.preflight is None:
             raise _lacking(task)
         endpoint = await self._peers.endpoint(task.preflight.target, task.preflight.target_host_id)
-        path, host_id = self._machine.settings.instances_path, self._machine.host_id
-        work = self._preflights.submit(preflight, endpoint, self._keys.identity, _request(task), path, host_id)
-        await finished(work, unstoppable)
+        await self._preflights.run(endpoint, self._keys.identity, _request(task))
 
     def saw(self, task: HostTaskSpec, *, ended: bool) -> None:
         """A task of this host is told of: a Copy that has not ended goes by its limit from now on, whether it runs or is to begin."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import paramiko
 
+from kubeferry.agent.transfer.attempt import Dial
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.keys import key_blob
 from kubeferry.agent.transfer.wire import Frame, FrameType, broken, read_frame
@@ -39,7 +40,7 @@ _BREAKS = (OSError, EOFError, paramiko.SSHException)
 
 
 @contextmanager
-def connect(endpoint: SshEndpoint, identity: Path) -> Iterator[paramiko.Transport]:
+def connect(endpoint: SshEndpoint, identity: Path, dial: Dial = socket.create_connection) -> Iterator[paramiko.Transport]:
     """A connection to the sshd of another node, as its agent told of it in its ComputeNode.
 
     Only the identity key is offered, only to a host that has proved to have the pinned key, and nobody is asked for anything.
@@ -47,11 +48,12 @@ def connect(endpoint: SshEndpoint, identity: Path) -> Iterator[paramiko.Transpor
     Args:
         endpoint: where it is, and the host key that it must prove to have.
         identity: path of this host's private key.
+        dial: makes the TCP connection.
 
     Raises:
         TransferError: `SSHUnreachable`, `SSHHostKeyMismatch`, `SSHAuthenticationFailed`.
     """
-    transport = paramiko.Transport(_dial(endpoint))
+    transport = paramiko.Transport(_dialed(endpoint, dial))
     try:
         _negotiate(transport, endpoint)
         _authenticate(transport, endpoint, identity)
@@ -154,9 +156,9 @@ def _give_up(transport: paramiko.Transport, channel: paramiko.Channel) -> None:
     channel.event.set()  # a connection that had ended just before the wait for the answer began does not end it by itself
 
 
-def _dial(endpoint: SshEndpoint) -> socket.socket:
+def _dialed(endpoint: SshEndpoint, dial: Dial) -> socket.socket:
     try:
-        connection = socket.create_connection((endpoint.address, endpoint.port), timeout=CONNECT_SECONDS)
+        connection = dial((endpoint.address, endpoint.port), CONNECT_SECONDS)
     except OSError as error:
         raise _unreachable(endpoint, f"does not answer: {error.strerror or error}") from error
     # A peer that is gone, or whose process takes nothing any more: the kernel ends what paramiko would wait for.

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from kubeferry.agent.transfer.attempt import Dial
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.wire import DataPort, Frame, FrameType, Opening, broken, frame, message, parse, read_frame
 from kubeferry.api import reasons
@@ -133,14 +134,20 @@ class Stream:
 
 
 @contextmanager
-def connect(address: str, to: DataPort, own: Identity) -> Iterator[Stream]:
+def connect(address: str, to: DataPort, own: Identity, dial: Dial = socket.create_connection) -> Iterator[Stream]:
     """A data connection to a receiver, which has taken the token.
+
+    Args:
+        address: of the receiver's host.
+        to: its data port.
+        own: of this side.
+        dial: makes the TCP connection.
 
     Raises:
         TransferError: `DataPortUnreachable`.
     """
     try:
-        plain = socket.create_connection((address, to.port), timeout=CONNECT_SECONDS)
+        plain = dial((address, to.port), CONNECT_SECONDS)
     except OSError as error:
         raise unreachable(address, to, error) from error
     with plain:
