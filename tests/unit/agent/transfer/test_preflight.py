@@ -225,6 +225,41 @@ async def test_a_preflight_that_is_cancelled_ends_at_once(reached: Reached, sour
     assert os.listdir(source.instances_path) == []
 
 
+class Cached:
+    """A host's view of storage: what it knows of a directory is from when it last changed something in it."""
+
+    def __init__(self) -> None:
+        self._known: list[str] = []
+        self._left = probe.left
+
+    @contextmanager
+    def left(self, path: Path, host_id: str) -> Iterator[Probe]:
+        with self._left(path, host_id) as made:
+            self._known = os.listdir(path)
+            yield made
+
+    def is_seen(self, _: Path, theirs: Probe) -> bool:
+        return theirs.name in self._known
+
+
+async def test_hosts_that_share_storage_are_never_told_local_by_what_is_cached(
+    reached: Reached, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = reached[0]
+    target.expect()
+    source.instances_path.rmdir()
+    source.instances_path.symlink_to(target.machine.settings.instances_path)
+    here, there = Cached(), Cached()
+    for module, host in [(prober, there), (probe, here)]:
+        monkeypatch.setattr(module, "left", host.left)
+        monkeypatch.setattr(module, "is_seen", host.is_seen)
+    async with target.serving():
+        refused = await source.refusal()
+    assert refused.reason == reasons.STORAGE_UNKNOWN
+    assert "the target sees, the source does not" in str(refused)
+    assert not target.directory.exists()
+
+
 @pytest.fixture
 def released(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """When set, the file system answers again."""
