@@ -86,8 +86,7 @@ def listen(address: str, ports: range) -> socket.socket:
     """A socket that listens on a free one of those ports.
 
     Raises:
-        TransferError: `DataPortsBusy`: none is free.
-        OSError: this host does not have that address.
+        TransferError: `DataPortsBusy`: none is free. `DataPortUnreachable`: this host does not have that address, say.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for port in ports:
@@ -95,7 +94,10 @@ def listen(address: str, ports: range) -> socket.socket:
             return socket.create_server((address, port), family=family, backlog=_BACKLOG)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise
+                text = (
+                    f"can't listen on {address} port {port}: {os.strerror(error.errno or 0)}; see that this host has its migrationAddress"
+                )
+                raise TransferError(reasons.DATA_PORT_UNREACHABLE, text, retryable=True) from error
     text = f"every data port of {address}, {ports[0]} to {ports[-1]}, is in use by another copy; allow more, or migrate fewer at a time"
     raise TransferError(reasons.DATA_PORTS_BUSY, text, retryable=True)
 

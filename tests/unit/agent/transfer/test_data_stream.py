@@ -107,9 +107,10 @@ def test_an_ipv6_address_is_listened_at_too() -> None:
         assert listener.family == socket.AF_INET6
 
 
-def test_an_address_of_another_host_is_no_matter_of_ports() -> None:
-    with pytest.raises(OSError, match="Cannot assign requested address"):
+def test_an_address_that_this_host_does_not_have_is_told() -> None:
+    with pytest.raises(TransferError, match=r"can't listen on 192\.0\.2\.1 port 8023: Cannot assign requested address") as refusal:
         listen("192.0.2.1", range(8023, 8033))
+    assert (refusal.value.reason, refusal.value.retryable) == (reasons.DATA_PORT_UNREACHABLE, True)
 
 
 # Keys.
