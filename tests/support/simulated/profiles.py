@@ -63,7 +63,10 @@ PROFILES = {
     "self": Weights(self_target=True, refusals=0.15, capacity=(2, 1, 1), migrations=4),
     "storm": Weights(agent=4, power=3, network=3, process=3, lost=3, late=6, controllers=2),
     "terms": Weights(terms=0.7, user=3, controllers=2, early=0.0, refusals=0.02, agent=0.5, power=0.3, network=0.3),
-    "vanish": Weights(vanish=1.0, terms=0.6, wait=3, agent=0.4, power=0.4, network=0.3, controllers=2, migrations=4),
+    "vanish": Weights(vanish=1.0, agent=0.4, power=0.4, network=0.3, controllers=2, migrations=4),
+    "heirs": Weights(
+        vanish=4, terms=0.9, early=0, refusals=0, corruption=0, agent=0.1, power=0, network=0, wait=2, controller=60, work=90, migrations=4
+    ),
     "foreign": Weights(plant=30, early=0.5, user=20, wait=6, network=2, vms=1, deliver=20),
     "calm": Weights(agent=0, power=0, network=0, process=0, late=0, lost=0, wait=0, refusals=0, corruption=0),
 }
