@@ -164,7 +164,7 @@ class Rig:
         await self.place(running=False)
         await self.ask(Verb.CREATE)
         await self.change(**({"running": True} | changes))
-        self.clock.advance(10)  # the gate was shut: it is asked again then
+        self.clock.advance(300)  # it was halted: the gate is asked again then
 
     def journal(self) -> Journal:
         journal = self.journals.read(UID)

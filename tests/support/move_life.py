@@ -9,9 +9,10 @@ from kubeferry.api.meta import Condition, condition
 from kubeferry.api.migration import Migration, MigrationStatus
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Copy, PlacementSpec, StepState
-from kubeferry.api.role import Role
+from kubeferry.api.role import Role, RunState
 from kubeferry.api.scheduling import Scheduling
 from kubeferry.api.task import HostTask, HostTaskStatus, Storage, TaskPhase, TaskProgress, TaskResult, TaskState, Verb
+from kubeferry.api.virtualmachine import RunStrategy
 from kubeferry.core import ledger
 from kubeferry.core.decision import live_reads
 from kubeferry.core.observed import Choice, Host, Observed, Place, TellMigration, VmDecision
@@ -24,6 +25,8 @@ STATES = {
     Verb.COPY: TaskState.RELEASED,
     Verb.ACTIVATE: TaskState.RUNNING,
     Verb.DISCARD: TaskState.GONE,
+    Verb.START: TaskState.RUNNING,
+    Verb.STOP: TaskState.STOPPED,
 }
 FORWARD = (Verb.PREPARE, Verb.PREFLIGHT, Verb.SEAL, Verb.COPY, Verb.ACTIVATE)
 DIGEST = "d" * 64
@@ -159,12 +162,16 @@ class Life:
             Verb.COPY: Role.RELEASED,
             Verb.ACTIVATE: Role.ACTIVE,
             Verb.DISCARD: Role.GONE,
+            Verb.START: Role.ACTIVE,
+            Verb.STOP: Role.ACTIVE,
         }[asked.spec.verb]
         node = asked.spec.node
         self.hosts[node] = host(node, role=role, epoch_id=asked.spec.epoch_id)
+        if role == Role.ACTIVE and not self.spec.running:
+            self.holds(node, state=RunState.STOPPED)
         copied = 5 << 20 if asked.spec.verb == Verb.COPY else None
         result = TaskResult(
-            state=STATES[asked.spec.verb],
+            state=TaskState.READY if asked.spec.verb == Verb.ACTIVATE and not self.spec.running else STATES[asked.spec.verb],
             storage=Storage.LOCAL if asked.spec.verb == Verb.PREFLIGHT else None,
             bytes_copied=copied,
             digest=None if copied is None else DIGEST,
@@ -186,6 +193,12 @@ class Life:
                 return self
             self.answer(each)
         return self
+
+    def want(self, strategy: RunStrategy) -> None:
+        """The VM's owner sets its run strategy."""
+        meta = dataclasses.replace(self.vm.metadata, generation=self.vm.metadata.generation + 1)
+        self.vm = dataclasses.replace(self.vm, metadata=meta, spec=dataclasses.replace(self.vm.spec, run_strategy=strategy))
+        self.step()
 
     def wish(self, decision: str, name: str = "move") -> None:
         """A person patches the Migration."""

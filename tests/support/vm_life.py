@@ -7,6 +7,7 @@ from builders import after, host, observed, placement, task, vm
 from kubeferry.api.meta import Status, condition
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask, HostTaskStatus
+from kubeferry.api.virtualmachine import RunStrategy
 from kubeferry.core.observed import Host, VmDecision
 from kubeferry.core.vm import step
 
@@ -43,6 +44,11 @@ class Cluster:
         (only,) = self.tasks.values()
         self.tasks[only.metadata.name] = dataclasses.replace(only, status=status)
         return only
+
+    def want(self, strategy: RunStrategy) -> None:
+        """The VM's owner sets its run strategy."""
+        meta = dataclasses.replace(self.vm.metadata, generation=self.vm.metadata.generation + 1)
+        self.vm = dataclasses.replace(self.vm, metadata=meta, spec=dataclasses.replace(self.vm.spec, run_strategy=strategy))
 
     def condition(self, kind: str) -> tuple[Status, str]:
         assert self.vm.status is not None

@@ -132,7 +132,7 @@ class Effects:
     async def result(self, uid: str, state: TaskState) -> TaskResult:
         """What is acknowledged of a copy whose disks are whole: its state, and what they occupy."""
         journal = await asyncio.to_thread(self._journals.read, uid)
-        if journal is None or journal.domain is None or state not in (TaskState.CREATED, TaskState.RUNNING):
+        if journal is None or journal.domain is None or state not in (TaskState.CREATED, TaskState.RUNNING, TaskState.READY):
             return TaskResult(state=state)
         path = self._machine.settings.instances_path
         disks = await asyncio.get_running_loop().run_in_executor(self._looks, allocated, path, journal.domain)
@@ -146,8 +146,9 @@ class Effects:
         """
         try:
             await self._starter.start(uid, task)
-        except (RefusedError, KubeError):
-            self._revivals.refused(uid)
+        except (RefusedError, KubeError) as error:
+            halted = isinstance(error, RefusedError) and error.reason == reasons.HALTED
+            self._revivals.halted(uid) if halted else self._revivals.refused(uid)
             raise
         except (StorageError, HypervisorError):
             self._revivals.tried(uid)

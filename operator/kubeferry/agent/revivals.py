@@ -43,6 +43,11 @@ class Revivals:
         known.at, known.due = now, now + known.wait.total_seconds()
         return known.wait
 
+    def halted(self, uid: str) -> timedelta:
+        """The VM is to stay off: a task comes when it is to run; when to ask again all the same."""
+        self._known.setdefault(uid, _Revival()).due = self._clock() + LONGEST_WAIT.total_seconds()
+        return LONGEST_WAIT
+
     def refused(self, uid: str) -> timedelta:
         """Nothing was started, since something said no; when to ask again."""
         self._known.setdefault(uid, _Revival()).due = self._clock() + REFUSED_WAIT.total_seconds()

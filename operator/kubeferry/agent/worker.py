@@ -203,7 +203,8 @@ class Worker:
         try:
             await self._effects.start_and_note(uid, None)
         except (KubeError, *FAILURES) as failure:
-            log.warning("the VM is not started", reason=failure.reason, message=str(failure))
+            telling = log.info if failure.reason == reasons.HALTED else log.warning
+            telling("the VM is not started", reason=failure.reason, message=str(failure))
             return self._revivals.remaining(uid)
         finally:
             unbind_names()

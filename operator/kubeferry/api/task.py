@@ -39,6 +39,8 @@ class TaskState(StrEnum):
 
     CREATED = "Created"
     RUNNING = "Running"
+    READY = "Ready"
+    """Of a VM that is halted: it would be started here."""
     STOPPED = "Stopped"
     PREPARED = "Prepared"
     REACHABLE = "Reachable"

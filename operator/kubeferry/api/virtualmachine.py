@@ -16,14 +16,17 @@ class RunStrategy(StrEnum):
     """Whether the VM should run (KubeVirt's name)."""
 
     ALWAYS = "Always"
+    HALTED = "Halted"
 
 
 class PrintableStatus(StrEnum):
     """The VM's state in one word, for people; code never branches on it."""
 
+    STOPPED = "Stopped"
     PROVISIONING = "Provisioning"
     STARTING = "Starting"
     RUNNING = "Running"
+    STOPPING = "Stopping"
     MIGRATING = "Migrating"
     TERMINATING = "Terminating"
     UNSCHEDULABLE = "ErrorUnschedulable"
@@ -191,7 +194,9 @@ class VirtualMachineTemplate:
 class VirtualMachineSpec:
     """The VM that is wanted."""
 
-    run_strategy: Annotated[RunStrategy, Field(description="Always: the VM is kept running.")] = RunStrategy.ALWAYS
+    run_strategy: Annotated[RunStrategy, Field(description="Always: the VM is kept running. Halted: it is stopped, and stays so.")] = (
+        RunStrategy.ALWAYS
+    )
     template: Annotated[VirtualMachineTemplate, Field(description="What runs.")]
 
 

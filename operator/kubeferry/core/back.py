@@ -30,7 +30,7 @@ def turned(spec: PlacementSpec, move: Move, now: datetime, fresh_id: str) -> Pla
     source, target = copy_on(spec, move.source), copy_on(spec, move.target)
     copied = ledger.at_epoch(spec, Verb.COPY, source.host_id)
     released = copied is not None and copied.state == StepState.SUCCEEDED
-    move = dataclasses.replace(move, direction=Direction.BACK, downtime=downtime.off(move.downtime, now))
+    move = dataclasses.replace(move, direction=Direction.BACK, downtime=downtime.off(move.downtime, now, running=spec.running))
     spec = ledger.raise_epoch(dataclasses.replace(spec, move=move), fresh_id)
     if released:
         return _seal_target(spec, move, target, now)
@@ -79,17 +79,17 @@ def _activate_source(spec: PlacementSpec, move: Move, sealed: Step, now: datetim
 
 
 def _back(spec: PlacementSpec, move: Move, target: Copy, now: datetime) -> PlacementSpec:
-    """The VM runs on its source again: the lock is given up."""
+    """The VM is at its source again, and runs there if it is to run: the lock is given up."""
     spec = dataclasses.replace(spec, move=dataclasses.replace(move, downtime=downtime.on(move.downtime, now)))
     sealed = ledger.at_epoch(spec, Verb.SEAL, target.host_id)
     if sealed is not None and sealed.state != StepState.SUCCEEDED:
         target = dataclasses.replace(target, unsealed=True)
     if move.decision is None:
         failed = move.attempts[-1]
-        message = f"{failed.message}. The VM runs on {move.source} again, as before"
+        message = f"{failed.message}. The VM is on {move.source} again, as before"
         return unlocked(spec, target, Outcome.FAILED, failed.reason, message, now)
     if move.awaiting_since is None:
-        message = f"it was reverted before the VM was seen on {move.target}. The VM runs on {move.source} again, as before"
+        message = f"it was reverted before the VM was seen on {move.target}. The VM is on {move.source} again, as before"
         return unlocked(spec, target, Outcome.REVERTED, reasons.CANCELLED, message, now)
     message = f"the VM lives on {move.source} again, as it was before; what was written on {move.target} is given up"
     return unlocked(spec, target, Outcome.REVERTED, reasons.REVERTED, message, now)

@@ -11,8 +11,10 @@ from kubeferry.api.migration import Downtime
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-def off(before: Downtime | None, now: datetime) -> Downtime:
-    """The VM is asked to stop, if it is not off already."""
+def off(before: Downtime | None, now: datetime, *, running: bool) -> Downtime | None:
+    """The VM is asked to stop, if it is not off already; one that is not wanted `running` is kept from nothing."""
+    if not running:
+        return before
     if before is None:
         return Downtime(started_at=now)
     return before if before.ended_at is None else dataclasses.replace(before, started_at=now, ended_at=None)

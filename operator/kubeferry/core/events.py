@@ -63,7 +63,10 @@ def of_vm(before: VirtualMachineStatus | None, now: VirtualMachineStatus) -> tup
         happened.append(Event(reasons.CREATED, told.message))
     if before is not None and before.node_name and now.node_name and before.node_name != now.node_name:
         happened.append(Event(reasons.MOVED, f"from {before.node_name} to {now.node_name}"))
-    was_off = (seen := condition(old, reasons.READY)) is not None and seen.status == Status.FALSE  # not: its node was silent
+    seen, is_ready = condition(old, reasons.READY), condition(new, reasons.READY)
+    if seen is not None and seen.status == Status.TRUE and is_ready is not None and is_ready.reason in (reasons.STOPPED, reasons.HALTED):
+        happened.append(Event(reasons.STOPPED, is_ready.message))
+    was_off = seen is not None and seen.status == Status.FALSE  # not: its node was silent
     if was_off and (told := _became_true(old, new, reasons.READY)) is not None:
         happened.append(Event(reasons.STARTED, told.message))
     return (*happened, *_turned(old, new, (reasons.NEEDS_ATTENTION,), warning=True))

@@ -82,6 +82,11 @@ def kept_without_holder(spec: PlacementSpec, move: Move) -> bool:
     return move.direction == Direction.FORWARD and step_of(spec, move, Verb.ACTIVATE) is not None
 
 
+def awaits_decision(spec: PlacementSpec) -> bool:
+    """Whether the VM was seen at its target, and nobody has decided: what its owner wants of its run state is done there."""
+    return spec.move is not None and spec.move.direction == Direction.FORWARD and spec.move.awaiting_since is not None
+
+
 def heir(spec: PlacementSpec, observed: Observed) -> Migration | None:
     """The Migration that takes over the lock of one that is gone: a new one of its name, which asks for nothing else."""
     lock, move = spec.lock, spec.move
@@ -156,7 +161,7 @@ class _Way:
             return spec
         if not self._asked(Verb.SEAL):
             found = None if preflight.result is None else preflight.result.storage
-            off = dataclasses.replace(self.move, storage=found, downtime=downtime.off(self.move.downtime, self.now))
+            off = dataclasses.replace(self.move, storage=found, downtime=downtime.off(self.move.downtime, self.now, running=spec.running))
             spec = dataclasses.replace(spec, move=off)
             return ledger.ask(spec, Verb.SEAL, source.node, source.host_id, self.now, grace=self.move.shutdown_timeout_seconds)
         if not self._asked(Verb.COPY) and guards.sealed_first(Role.SEALED if self._done(Verb.SEAL) else Role.ACTIVE):
@@ -238,7 +243,7 @@ class _Way:
 
 def _unlocked(spec: PlacementSpec, move: Move, outcome: Outcome, reason: str, message: str, now: datetime, fresh_id: str) -> PlacementSpec:
     """The lock is given up before the VM was stopped; at a higher epoch, so that no late task of this one is obeyed."""
-    message = f"{message}. The VM was not touched, and runs on {move.source}"
+    message = f"{message}. The VM was not touched, and stays on {move.source}"
     return back.unlocked(ledger.raise_epoch(spec, fresh_id), None, outcome, reason, message, now)
 
 

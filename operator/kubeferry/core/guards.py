@@ -121,15 +121,15 @@ def fence_boot(host: Host) -> bool:
 
 
 def confirm_running(spec: PlacementSpec) -> bool:
-    """Confirm needs RUNNING at this epoch in the ledger."""
+    """Confirm needs RUNNING at this epoch in the ledger; of a VM that is halted, READY."""
     return any(
-        step.verb == Verb.ACTIVATE and step.epoch == spec.epoch and step.state == StepState.SUCCEEDED and _tells(step, TaskState.RUNNING)
+        step.verb == Verb.ACTIVATE and step.epoch == spec.epoch and step.state == StepState.SUCCEEDED and _is_there(step)
         for step in spec.steps
     )
 
 
-def _tells(step: Step, state: TaskState) -> bool:
-    return step.result is not None and step.result.state == state
+def _is_there(step: Step) -> bool:
+    return step.result is not None and step.result.state in (TaskState.RUNNING, TaskState.READY)
 
 
 def confirm_fresh(spec: PlacementSpec, target: Host | None, live: Collection[str]) -> bool:

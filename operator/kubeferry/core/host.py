@@ -165,6 +165,14 @@ def _start(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Ans
     return _begin(task, journal, Role.ACTIVE, Effect.START)
 
 
+def _activate(task: HostTaskSpec, journal: Journal | None, placement: PlacementSpec) -> Answer:
+    """The copy is the VM from here on; one that is halted is not started."""
+    begun = _start(task, journal, placement)
+    if placement.running or not isinstance(begun, Act):
+        return begun
+    return Acknowledge(TaskState.READY, note=begun.journal)
+
+
 def _stop(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
     if journal is None or task.stop is None:
         return _lacks(task)
@@ -247,29 +255,29 @@ def _copied_before(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec
     return Acknowledge(TaskState.RELEASED)
 
 
-def _activate_verified(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+def _activate_verified(task: HostTaskSpec, journal: Journal | None, placement: PlacementSpec) -> Answer:
     if journal is None:
         return _lacks(task)
     released = _proof(task) == ProofKind.RELEASED
     whole = guards.verified(whole=journal.role == Role.VERIFIED)
     if task.epoch != journal.epoch or not whole or not guards.activate_needs_release(released=released):
         return _refused(task, journal.role)
-    return _begin(task, journal, Role.ACTIVE, Effect.START)
+    return _activate(task, journal, placement)
 
 
-def _activate_sealed(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+def _activate_sealed(task: HostTaskSpec, journal: Journal | None, placement: PlacementSpec) -> Answer:
     """Back before RELEASED: the source needs nobody for it. At its own epoch it was sealed to be copied."""
     if journal is None or task.epoch == journal.epoch:
         return _refused(task, Role.SEALED)
-    return _begin(task, journal, Role.ACTIVE, Effect.START)
+    return _activate(task, journal, placement)
 
 
-def _activate_released(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+def _activate_released(task: HostTaskSpec, journal: Journal | None, placement: PlacementSpec) -> Answer:
     if journal is None:
         return _lacks(task)
     if not guards.proof_of_seal(task):  # the controller did not know: now it does, and the target comes first
         return Acknowledge(TaskState.RELEASED, note=_at(task, journal, Role.RELEASED))
-    return _begin(task, journal, Role.ACTIVE, Effect.START)
+    return _activate(task, journal, placement)
 
 
 def _activate_sealing(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
@@ -335,7 +343,7 @@ TABLE: Mapping[tuple[Role, Verb], Cell] = {
     (Role.RELEASED, Verb.COPY): _copied_before,
     (Role.INCOMING, Verb.ACTIVATE): _activate_verified,
     (Role.VERIFIED, Verb.ACTIVATE): _activate_verified,
-    (Role.ACTIVE, Verb.ACTIVATE): _start,
+    (Role.ACTIVE, Verb.ACTIVATE): _activate,
     (Role.SEALING, Verb.ACTIVATE): _activate_sealing,
     (Role.SEALED, Verb.ACTIVATE): _activate_sealed,
     (Role.RELEASED, Verb.ACTIVATE): _activate_released,
@@ -388,13 +396,13 @@ def gate(placement: PlacementSpec, journal: Journal, node: str, host_id: str, ta
     Returns:
         None if the VM may be started, else why not.
     """
-    shut = None
     if not guards.gate_on_boot(task):
         return None
+    shut = None
     if not guards.gate_node(placement, node, host_id):
         shut = f"the Placement names {placement.node_name or 'no node'} (host {placement.host_id or 'none'}), not {node} (host {host_id})"
     elif not placement.running:
-        shut = "the Placement wants the VM stopped"
+        return Refuse(reasons.HALTED, "its run strategy keeps the VM stopped", retryable=True)
     elif journal.role != Role.ACTIVE:
         shut = f"the copy here is {journal.role}, not ACTIVE"
     elif not guards.lineage(placement, journal.epoch_id, host_id):

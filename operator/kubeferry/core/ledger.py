@@ -48,7 +48,7 @@ def ask(
         node: of which node.
         host_id: identity of its host.
         now: the time, in UTC.
-        grace: of a Seal, seconds that the guest gets to shut down.
+        grace: of a Seal or Stop, seconds that the guest gets to shut down.
         proof: of an Activate, why that host may start what another had the right to start.
     """
     step = Step(

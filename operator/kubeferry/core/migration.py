@@ -113,8 +113,9 @@ def obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None:
             reasons.VM_NOT_READY, f"the agent of {node}, where the VM is, is not ready: see `kubectl get computenode {node} -o yaml`"
         )
     copy = source.copy_of(spec.virtual_machine.uid)
-    if copy is None or copy.role != Role.ACTIVE or copy.state != RunState.RUNNING or copy.allocated is None:
-        return Obstacle(reasons.VM_NOT_READY, f"{node} does not tell, so far, that the VM runs there")
+    state = RunState.RUNNING if spec.running else RunState.STOPPED
+    if copy is None or copy.role != Role.ACTIVE or copy.state != state or copy.allocated is None:
+        return Obstacle(reasons.VM_NOT_READY, f"{node} does not tell, so far, that the VM is {state.lower()} there")
     return None
 
 

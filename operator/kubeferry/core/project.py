@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from kubeferry.api import reasons
+from kubeferry.api.computenode import InventoryItem
 from kubeferry.api.meta import Condition, Status
 from kubeferry.api.placement import PlacementSpec, StepState
 from kubeferry.api.role import Role, RunState
@@ -128,11 +129,17 @@ def _ready(spec: PlacementSpec, host: Host | None) -> Told:
             reasons.HOST_REPLACED,
             f"{spec.node_name} is host {host.status.host_id} now; the disks lie on host {spec.host_id}",
         )
-    copy = host.copy_of(spec.virtual_machine.uid)
+    return _seen(spec, host.copy_of(spec.virtual_machine.uid))
+
+
+def _seen(spec: PlacementSpec, copy: InventoryItem | None) -> Told:
+    """Whether it runs, as the host that may start it tells of its copy."""
     if copy is not None and copy.role == Role.ACTIVE and copy.state == RunState.RUNNING:
         return Told(Status.TRUE, reasons.RUNNING, f"on {spec.node_name}")
     if copy is not None and copy.state == RunState.UNKNOWN:
         return Told(Status.UNKNOWN, reasons.HYPERVISOR_UNREACHABLE, f"the hypervisor of {spec.node_name} does not answer")
+    if not spec.running and ledger.created(spec):
+        return Told(Status.FALSE, reasons.HALTED, f"stopped on {spec.node_name}, as its run strategy wants")
     if spec.move is not None:
         return Told(Status.FALSE, reasons.MIGRATING, f"off for its move from {spec.move.source} to {spec.move.target}")
     start = ledger.last(spec, Verb.START)
@@ -167,9 +174,11 @@ def _printable(vm: VirtualMachine, ready: Told, spec: PlacementSpec) -> Printabl
     if ready.status == Status.UNKNOWN:
         return PrintableStatus.UNKNOWN
     if ready.status == Status.TRUE:
-        return PrintableStatus.RUNNING
+        return PrintableStatus.RUNNING if spec.running else PrintableStatus.STOPPING
     if ready.reason == reasons.MIGRATING:
         return PrintableStatus.MIGRATING
+    if ready.reason == reasons.HALTED:
+        return PrintableStatus.STOPPED
     if ledger.failed(spec, Verb.CREATE, Verb.START) is not None:
         return PrintableStatus.ERROR
     started = spec.epoch > 1 or ledger.last(spec, Verb.START) is not None

@@ -197,7 +197,7 @@ def _awaiting(of: Migration, spec: PlacementSpec, move: Move) -> Told:
         return _WAITING
     due = decision.deadline(move, of)
     then = "" if due is None else f", by {moment(due)}: after that {of.spec.on_decision_timeout} is done"
-    message = f"the VM runs on {spec.node_name}; set spec.decision to Confirm or Revert{then}"
+    message = f"the VM is on {spec.node_name}; set spec.decision to Confirm or Revert{then}"
     return Told(Status.TRUE, reasons.NOT_DECIDED, message)
 
 

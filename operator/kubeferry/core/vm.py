@@ -19,6 +19,7 @@ from kubeferry.core import (
     ledger,
     migration,
     outlook,
+    power,
     project,
     project_migration,
     trouble,
@@ -88,11 +89,21 @@ def _next(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str,
         wanted, again = deletion.advance(spec, observed, now)
         return forward.Next(wanted, again=again)
     if spec.lock is not None:
-        return forward.advance(spec, observed, now, fresh_id, limits)
+        following = forward.advance(spec, observed, now, fresh_id, limits)
+        return _powered(following, observed, now) if following.spec == spec and forward.awaits_decision(spec) else following
     if observed.vm is not None and observed.vm.metadata.deletion_timestamp is not None:
         return forward.Next(_held(spec))
-    wanted, again = _advance(spec, now)
-    return forward.Next(wanted, again=again)
+    if not ledger.created(spec):
+        wanted, again = _create(spec, now)
+        return forward.Next(wanted, again=again)
+    return _powered(forward.Next(spec), observed, now)
+
+
+def _powered(following: forward.Next, observed: Observed, now: datetime) -> forward.Next:
+    if observed.vm is None:
+        return following
+    wanted, again = power.advance(following.spec, observed.vm, now)
+    return dataclasses.replace(following, spec=wanted, again=_soonest(following.again, again))
 
 
 def _halted(
@@ -218,7 +229,7 @@ def _first(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str)
         lineage=(fresh_id,),
         node_name=node,
         host_id=host.status.host_id,
-        running=True,
+        running=power.wanted(vm),
         domain=render(vm, host.status),
         seq=0,
         copies=(Copy(node=node, host_id=host.status.host_id, epoch_id=fresh_id),),
@@ -226,16 +237,9 @@ def _first(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str)
     return ledger.ask(spec, Verb.CREATE, node, host.status.host_id, now)
 
 
-def _advance(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
-    """The Placement with the next step of Create, then Start; or when to look again."""
-    if spec.epoch > 1:  # whoever raised the epoch also asks what comes next
-        return spec, None
-    for verb in (Verb.CREATE, Verb.START):
-        last = ledger.last(spec, verb)
-        if last is None:
-            return ledger.ask(spec, verb, spec.node_name, spec.host_id, now), None
-        if last.state == StepState.PENDING:
-            return spec, None
-        if last.state != StepState.SUCCEEDED:
-            return ledger.again(spec, last, now)
-    return spec, None
+def _create(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
+    """The Placement with the Create that is asked, again and again, until the disks are whole; or when to look again."""
+    last = ledger.last(spec, Verb.CREATE)
+    if last is None:
+        return ledger.ask(spec, Verb.CREATE, spec.node_name, spec.host_id, now), None
+    return (spec, None) if last.state == StepState.PENDING else ledger.again(spec, last, now)

@@ -9,9 +9,10 @@ from kubeferry.api.placement import Direction, LockKind, Outcome, Placement, Pla
 from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, ProofKind, Verb
 from kubeferry.api.virtualmachine import VirtualMachine
+from kubeferry.core import power
 from kubeferry.core.migration import finished
 from simulated.base import Base
-from simulated.host import SimHost
+from simulated.host import GATE_VALID, SimHost
 
 if TYPE_CHECKING:
     pass
@@ -34,6 +35,7 @@ class Checks(Base):
         """(VM, epoch id, host)."""
         self._backup_steps: set[tuple[str, str, int, Verb]] = set()
         self._attested: set[str] = set()
+        self._halted_at: dict[str, float] = {}
 
     def violated(self, invariant: int | str, message: str) -> None:
         """Raises ViolationError."""
@@ -80,6 +82,8 @@ class Checks(Base):
             self.violated(4, f"{uid} is started on {sim.name} on a stale copy")
         if journal is None or (journal.role != Role.ACTIVE and "transient" not in self.without):
             self.violated(12, f"{uid} is started on {sim.name} before it is journaled ACTIVE")
+        if placement is not None and not placement.spec.running and self.now - self._halted_at.get(uid, self.now) > GATE_VALID:
+            self.violated("halted", f"{uid} is started on {sim.name}, and its run strategy keeps it stopped")
         if placement is not None and self._is_being_discarded(placement.spec):
             self.violated(3, f"{uid} is started on {sim.name} after its deletion has begun to discard")
         sim.run.add(uid)
@@ -91,6 +95,12 @@ class Checks(Base):
             if other is not sim and uid in other.disks and other.name != held:
                 other.disks[uid].fresh = False
         self.check()
+
+    def is_ready(self, sim: SimHost, uid: str) -> None:
+        """A host tells that it would start a VM which is halted: as good as running."""
+        self._seen_running.add((uid, sim.journals[uid].epoch_id, sim.name))
+        if not sim.disks[uid].whole or not sim.disks[uid].fresh:
+            self.violated(4, f"{uid} would be started on {sim.name}, whose disk is not whole or stale")
 
     @staticmethod
     def _is_being_discarded(spec: PlacementSpec) -> bool:
@@ -125,6 +135,8 @@ class Checks(Base):
         uid, spec = written.metadata.name, written.spec
         if before is not None and before.spec.epoch > spec.epoch:
             self.violated(7, f"the epoch of {uid} falls from {before.spec.epoch} to {spec.epoch}")
+        if before is not None and before.spec.running and not spec.running:
+            self._halted_at[uid] = self.now
         self.remember_steps(written)
         self._check_proofs(uid, spec)
         self._check_deletion(uid, spec)
@@ -254,7 +266,9 @@ class Checks(Base):
         running = [sim.name for sim in self.hosts.values() if uid in sim.run]
         if spec.lock is not None:
             return f"it is locked by {spec.lock.name}: {spec.move}, {[(s.seq, s.verb, s.node, s.state, s.error) for s in spec.steps]}"
-        if running != [spec.node_name]:
+        vm = self.api.objects[VirtualMachine].get(uid)
+        wanted = [spec.node_name] if vm is None or power.wanted(vm) else []
+        if running != wanted:
             return f"it runs on {running}, and its Placement says {spec.node_name}"
         if [copy.node for copy in spec.copies] != [spec.node_name]:
             return f"copies are on {[(c.node, c.discard) for c in spec.copies]}: {spec.steps}"

@@ -218,6 +218,8 @@ class SimHost(Teller):
             if answer.note is not None:
                 self._write(answer.note)
                 yield
+            if answer.state == TaskState.READY:
+                self.world.is_ready(self, uid)
             return TaskResult(state=answer.state)
         return (yield from self._effect(task, answer.journal, answer.effect))
 
@@ -234,6 +236,12 @@ class SimHost(Teller):
                 return (yield from self._reserve(journal))
             case Effect.REACH:
                 return self._reach(spec)
+            case Effect.POWER_OFF:
+                self._write(journal)
+                yield
+                self.run.discard(uid)
+                yield
+                return TaskResult(state=TaskState.STOPPED)
             case Effect.STOP | Effect.FINISH_SEAL:
                 yield from self._seal(journal)
                 return TaskResult(state=TaskState.SEALED) if effect == Effect.STOP else None
@@ -279,7 +287,7 @@ class SimHost(Teller):
                 raise FailedError(reasons.PLACEMENT_LOST)
             refused = host.gate(placement.spec, journal, self.name, self.host_id, task)
             if refused is not None:
-                raise FailedError(refused.reason, refused.message)
+                raise FailedError(refused.reason, refused.message, retryable=refused.retryable)
             yield
             if self.world.rng.random() < self.world.profile.refusals:
                 raise FailedError(reasons.HYPERVISOR_ERROR, retryable=True)

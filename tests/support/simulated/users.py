@@ -5,7 +5,7 @@ import dataclasses
 from kubeferry.api.meta import Meta
 from kubeferry.api.migration import DecisionValue, Migration, MigrationPhase, MigrationSpec
 from kubeferry.api.model import load
-from kubeferry.api.virtualmachine import VirtualMachine
+from kubeferry.api.virtualmachine import RunStrategy, VirtualMachine
 from simulated.api import Node
 from simulated.base import NAMES, VMS, Base
 
@@ -100,6 +100,16 @@ class Users(Base):
         self.api.put(dataclasses.replace(vm, metadata=dataclasses.replace(vm.metadata, deletion_timestamp=self.time())))
         self.deleted.add(vm.metadata.uid)
         return vm.metadata.uid
+
+    def _halt_or_start(self) -> str | None:
+        """The VM's owner wants it to be stopped, or to run again."""
+        vm = self.api.get(VirtualMachine, self.rng.choice(VMS[: self.profile.vms]))
+        if vm is None or self.rng.random() > 0.5:
+            return None
+        wanted = RunStrategy.HALTED if vm.spec.run_strategy == RunStrategy.ALWAYS else RunStrategy.ALWAYS
+        meta = dataclasses.replace(vm.metadata, generation=vm.metadata.generation + 1)
+        self.api.put(dataclasses.replace(vm, metadata=meta, spec=dataclasses.replace(vm.spec, run_strategy=wanted)))
+        return f"{vm.metadata.uid} {wanted}"
 
     def _fence(self) -> str | None:
         down = [sim for sim in self.hosts.values() if not sim.up]

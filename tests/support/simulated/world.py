@@ -172,6 +172,7 @@ class World(Checks, Users, Faults, Plots):
             "backup": (p.backup, self._backup),
             "delete": (p.delete, self._delete_vm),
             "vanish": (p.vanish, self._vanish),
+            "halt": (p.halt, self._halt_or_start),
             "stray": (p.stray, self._stray),
             "plant": (p.plant, self._plant),
         }

@@ -12,6 +12,7 @@ from migration_rig import move, running, sealed, word
 
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.interruption import Interruption
+from kubeferry.agent.revivals import LONGEST_WAIT
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.processes import Sent
 from kubeferry.api import reasons
@@ -187,6 +188,30 @@ async def test_a_target_whose_copy_is_whole_starts_the_vm_with_the_sources_word(
     await move(rig, source="b", target="a", node_name="a", host_id=HOST_ID)
     assert ended(await rig.ask(Verb.ACTIVATE, word(ProofKind.RELEASED, 2))) == "Running"
     assert (rig.journal().role, rig.runs()) == (Role.ACTIVE, True)
+
+
+async def test_a_target_whose_vm_is_halted_is_ready_and_does_not_start_it(rig: Rig) -> None:
+    await verified(rig)
+    await move(rig, source="b", target="a", node_name="a", host_id=HOST_ID, running=False)
+    task = await rig.ask(Verb.ACTIVATE, word(ProofKind.RELEASED, 2))
+    assert (ended(task), rig.journal().role, rig.runs()) == ("Ready", Role.ACTIVE, False)
+    assert task.status is not None
+    assert task.status.result is not None
+    assert [disk.name for disk in task.status.result.disks] == ["root"]
+    rig.clock.advance(3600)
+    await rig.worker.reconcile(UID)
+    assert not rig.runs(), "nor does the agent by itself"
+
+
+async def test_a_vm_that_is_stopped_stays_so_until_it_is_to_run_again(rig: Rig) -> None:
+    await running(rig)
+    await rig.change(running=False)
+    assert ended(await rig.ask(Verb.STOP)) == "Stopped"
+    rig.clock.advance(3600)
+    assert (await rig.worker.reconcile(UID), rig.runs()) == (LONGEST_WAIT, False)
+    await rig.change(running=True)
+    assert ended(await rig.ask(Verb.START)) == "Running"
+    assert rig.runs()
 
 
 @pytest.mark.parametrize("proof", [None, word(ProofKind.SEALED, 2)], ids=["no-word", "another-word"])

@@ -340,12 +340,44 @@ def test_the_journal_of_a_created_copy_is_active_and_knows_its_disks() -> None:
     assert transitions.note_created(made, "root.raw").created == ("root.raw",)
 
 
+@pytest.mark.parametrize(
+    ("role", "epoch", "proof"),
+    [
+        (Role.ACTIVE, 2, None),
+        (Role.ACTIVE, 3, None),
+        (Role.SEALED, 3, None),
+        (Role.VERIFIED, 2, ProofKind.RELEASED),
+        (Role.RELEASED, 3, ProofKind.SEALED),
+        (Role.RELEASED, 3, ProofKind.FENCE),
+    ],
+)
+def test_a_halted_vm_is_there_and_not_started(role: Role, epoch: int, proof: ProofKind | None) -> None:
+    """As far as it would be started if it were to run: whoever lacks the proof is refused all the same."""
+    spec = dataclasses.replace(lineage("e3", "e2", "e1"), running=False)
+    asked = task(Verb.ACTIVATE, epoch, f"e{epoch}", proof=proof)
+    answer = host.answer(asked, journal(role), spec, HERE)
+    assert isinstance(answer, Acknowledge)
+    assert answer.state == TaskState.READY
+    assert answer.note is not None
+    assert (answer.note.role, answer.note.epoch, answer.note.epoch_id, answer.note.step.seq) == (Role.ACTIVE, epoch, f"e{epoch}", 5)
+    runs = host.answer(asked, journal(role), lineage("e3", "e2", "e1"), HERE)
+    assert runs == Act(answer.note, Effect.START)
+
+
+@pytest.mark.parametrize(("role", "epoch"), [(Role.SEALED, 2), (Role.VERIFIED, 2), (Role.RELEASED, 3), (Role.SEALING, 2)])
+def test_a_halted_vm_without_the_proof_is_not_there(role: Role, epoch: int) -> None:
+    answer = host.answer(
+        task(Verb.ACTIVATE, epoch, f"e{epoch}"), journal(role), dataclasses.replace(lineage("e3", "e2"), running=False), HERE
+    )
+    assert not isinstance(answer, Acknowledge) or answer.state != TaskState.READY
+
+
 GATE = [
     pytest.param({}, {}, None, TaskState.RUNNING, id="open"),
     pytest.param({"node_name": "b"}, {}, None, reasons.GATE_SHUT, id="another-node"),
     pytest.param({"node_name": ""}, {}, None, reasons.GATE_SHUT, id="no-node"),
     pytest.param({"host_id": "host-new"}, {}, None, reasons.GATE_SHUT, id="another-host-of-that-name"),
-    pytest.param({"running": False}, {}, None, reasons.GATE_SHUT, id="wanted-stopped"),
+    pytest.param({"running": False}, {}, None, reasons.HALTED, id="wanted-stopped"),
     pytest.param({}, {"role": Role.SEALED}, None, reasons.GATE_SHUT, id="sealed"),
     pytest.param({}, {"role": Role.RELEASED}, None, reasons.GATE_SHUT, id="released"),
     pytest.param({}, {"role": Role.INCOMING}, None, reasons.GATE_SHUT, id="incoming"),

@@ -137,7 +137,7 @@ def test_without_another_node_it_has_failed_with_the_last_reason_and_the_vm_runs
     (entry,) = life.spec.settled
     assert (entry.outcome, entry.reason) == (Outcome.FAILED, reasons.SSH_HOST_KEY_MISMATCH)
     assert "0 of 3 nodes are feasible" in entry.message
-    assert "runs on a" in entry.message
+    assert "stays on a" in entry.message
     assert (life.status().phase, life.told(reasons.FINISHED)[0]) == (MigrationPhase.FAILED, "True")
     assert life.status().scheduling == REPORT
     assert life.open() == [(Verb.DISCARD, "b")]

@@ -108,15 +108,17 @@ def test_a_stop_that_came_to_nothing_counts_too() -> None:
 
 
 def test_a_clock_that_was_set_back_takes_no_time_off() -> None:
-    assert downtime.on(downtime.off(None, after(10)), after(4)) == Downtime(started_at=after(10), ended_at=after(4), milliseconds=0)
+    assert downtime.on(downtime.off(None, after(10), running=True), after(4)) == Downtime(
+        started_at=after(10), ended_at=after(4), milliseconds=0
+    )
 
 
 def test_a_second_word_of_the_same_changes_nothing() -> None:
-    once = downtime.on(downtime.off(None, after(0)), after(5))
+    once = downtime.on(downtime.off(None, after(0), running=True), after(5))
     assert downtime.on(once, after(9)) == once
     assert downtime.on(None, after(9)) is None
-    begun = downtime.off(None, after(0))
-    assert downtime.off(begun, after(3)) == begun
+    begun = downtime.off(None, after(0), running=True)
+    assert downtime.off(begun, after(3), running=True) == begun
 
 
 def copying(done: int, total: int, rate: int | None) -> Life:

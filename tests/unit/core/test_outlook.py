@@ -127,7 +127,7 @@ def test_a_vm_that_is_not_ready_is_waited_for_five_minutes() -> None:
     assert life.told(reasons.SCHEDULED) == ("False", reasons.VM_NOT_READY)
     life.step(1)
     assert ended(life) == ("Failed", ("False", reasons.VM_NOT_READY))
-    assert "a does not tell, so far, that the VM runs there" in life.whole(reasons.SUCCEEDED).message
+    assert "a does not tell, so far, that the VM is running there" in life.whole(reasons.SUCCEEDED).message
 
 
 def test_or_as_long_as_the_start_deadline_says() -> None:
