@@ -15,6 +15,7 @@ GROUPS = {
     "test_resilience.py": "lab-2",
     "test_transfer.py": "lab-2",
     "test_vm.py": "lab-2",
+    "test_life.py": "lab-2",
     "test_api_rules.py": "api",
     "test_rights.py": "api",
     "test_rights_operator.py": "api",

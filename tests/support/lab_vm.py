@@ -90,6 +90,19 @@ class Vm(Told):
 
         wait_until(f"one copy of {self.name}, on {node}", one, seconds=90, log=self.lab.log("controller"))
 
+    def want(self, strategy: str) -> None:
+        """Always or Halted, by the command that the documents show."""
+        self.kubectl("patch", "--type=merge", "-p", json.dumps({"spec": {"runStrategy": strategy}}))
+
+    def wait_status(self, status: str) -> None:
+        """Wait until its state is told in that word."""
+
+        def told() -> None:
+            if (seen := self.status().get("printableStatus")) != status:
+                raise NotYet(f"it is {seen}")
+
+        wait_until(f"{self.namespace}/{self.name}: {status}", told, seconds=90, log=self.lab.log("controller"))
+
     def processes(self) -> dict[str, list[int]]:
         """Pids of its living QEMU processes by host, as seen from outside."""
         return qemu_by_host(self.lab.hosts, self.uid)
@@ -216,9 +229,11 @@ def with_data(manifest: dict[str, Any], node: str, root: str, data: str) -> dict
     return manifest
 
 
-def create_vm(lab: Lab, namespace: str, name: str, node: str = "worker-1", **options: Any) -> Vm:
+def create_vm(lab: Lab, namespace: str, name: str, node: str = "worker-1", *, run_strategy: str = "Always", **options: Any) -> Vm:
     """Apply a VM."""
-    lab.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(vm_manifest(name, node, **options)))
+    manifest = vm_manifest(name, node, **options)
+    manifest["spec"]["runStrategy"] = run_strategy
+    lab.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(manifest))
     return Vm(lab, namespace, name)
 
 

@@ -1,6 +1,7 @@
 """The agent: what it is made of, and how watching, libvirt's events and its own looks wake the work on a VM."""
 
 import asyncio
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from kubeferry.agent.effects import Effects
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.inbox import Inbox
 from kubeferry.agent.journal import JournalStore
+from kubeferry.agent.look import Look
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.metrics import Metrics
 from kubeferry.agent.preparer import Preparer
@@ -24,6 +26,8 @@ from kubeferry.agent.revivals import Revivals
 from kubeferry.agent.sealer import Sealer
 from kubeferry.agent.starter import Starter
 from kubeferry.agent.stopped import StopProof
+from kubeferry.agent.storage.errors import StorageError
+from kubeferry.agent.storage.sweep import sweep
 from kubeferry.agent.transfer.children import Children
 from kubeferry.agent.transfer.keys import Keys
 from kubeferry.agent.transfer.peers import Outbound, Peers, agent_socket
@@ -50,8 +54,12 @@ FIRST_RENEWALS = timedelta(seconds=2)
 AUTHORIZED_EVERY = timedelta(minutes=1)
 """Between two looks at who may call this agent; a Prepare looks, too."""
 
+SWEPT_EVERY = timedelta(minutes=10)
+"""Between two looks for what has been in the trash for its time."""
+
 PUBLISH = "publish"
 AUTHORIZE = "authorize"
+SWEEP = "sweep"
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +90,8 @@ class Agent:
         registry.register(ProcessCollector((self._vms, self._chores)))
         self._metrics = MetricsServer(machine.settings.metrics, registry)
         self._renewals = 0
+        path = machine.settings.instances_path
+        self._sweep = Look(f"the trash of {path}", lambda: sweep(path, time.time() - machine.settings.trash_ttl_seconds))
 
     def _effects(self, journals: JournalStore, peers: Peers, revivals: Revivals) -> Effects:
         machine, hypervisor = self._machine, self.hypervisor
@@ -124,7 +134,8 @@ class Agent:
         self._vms.start(WORKERS)
         self._publish_soon()
         self._chores.add(AUTHORIZE)
-        self._chores.start(workers=2)  # one for each: what holds up the one must not hold up the Lease
+        self._chores.add(SWEEP)
+        self._chores.start(workers=3)  # one for each: what holds up the one must not hold up the Lease
 
     async def stop(self) -> None:
         """Let what has begun come to its end, for two seconds; whatever is cut off goes on from the journal. VMs run on."""
@@ -161,11 +172,20 @@ class Agent:
         return FIRST_RENEWALS if self._renewals <= 2 else RENEWED_EVERY
 
     async def _do_chore(self, key: str) -> timedelta:
-        """Tell the ComputeNode and renew the Lease; or let the other nodes' agents in: nodes come, go, and get new keys."""
+        """Tell the ComputeNode and renew the Lease; or let the other nodes' agents in: nodes come, go, and get new keys; or sweep."""
         if key == PUBLISH:
             return await self._publish()
+        if key == SWEEP:
+            return await self._sweep_trash()
         await self._peers.authorize()
         return AUTHORIZED_EVERY
+
+    async def _sweep_trash(self) -> timedelta:
+        try:
+            await self._sweep.now()
+        except StorageError as error:
+            log.warning("the trash is not swept", node=self._machine.node, reason=error.reason, error=str(error))
+        return SWEPT_EVERY
 
     def _wake(self, uid: str) -> None:
         self._vms.add(uid)

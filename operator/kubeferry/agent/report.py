@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 
@@ -15,6 +16,7 @@ from kubeferry.agent.look import Look
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.storage.space import instances_file_system, occupied_bytes
+from kubeferry.agent.storage.sweep import trash_bytes
 from kubeferry.agent.virt.port import HypervisorError, HypervisorFacts
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNodeStatus, Hypervisor, InstancesPath, InventoryItem
@@ -36,7 +38,7 @@ class Report:
         self._machine = machine
         self._hypervisor = hypervisor
         path = machine.settings.instances_path
-        self._look_at_room = Look(f"the instances path {path}", lambda: instances_file_system(path))
+        self._look_at_room = Look(f"the instances path {path}", lambda: _room(path))
         self._look_at_journals = Look(f"the journals in {machine.settings.state_path}", journals.all)
         self._look_at_files = Look(f"the files in {path}", self._allocated_now)
         self._looking = asyncio.Lock()
@@ -151,6 +153,12 @@ class Report:
 
     def _condition(self, kind: str, status: Status, reason: str, message: str) -> None:
         self._conditions = with_condition(self._conditions, kind, status, reason, message, None, datetime.now(UTC))
+
+
+def _room(path: Path) -> InstancesPath:
+    """The instances' file system; what lies in the trash gives way to whatever comes, so it counts as free."""
+    room = instances_file_system(path)
+    return dataclasses.replace(room, free=room.free + trash_bytes(path))
 
 
 def _item(journal: Journal, domains: Mapping[str, bool] | None, allocated: int | None) -> InventoryItem:

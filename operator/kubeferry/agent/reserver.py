@@ -8,7 +8,7 @@ from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
-from kubeferry.agent.storage.space import free_bytes
+from kubeferry.agent.storage.sweep import make_room
 from kubeferry.agent.virt.port import HypervisorFacts
 from kubeferry.api import reasons
 from kubeferry.api.computenode import INVENTORY_LENGTH
@@ -78,7 +78,7 @@ class Reserver:
             raise RefusedError(reasons.INSUFFICIENT_MEMORY, message)
         # Counted whole, although part of it may be written by now: how much is still to come is not known.
         filling = sum(other.reserved.disk for other in others if other.reserved is not None and other.role == Role.INCOMING)
-        free = free_bytes(self._machine.settings.instances_path)
+        free = make_room(self._machine.settings.instances_path, needed + filling)
         if needed > free - filling:
             message = (
                 f"{needed} bytes are needed in {self._machine.settings.instances_path}, {free} are free, "

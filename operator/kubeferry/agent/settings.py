@@ -70,4 +70,6 @@ class AgentSettings(BaseModel):
     libvirt_uri: Annotated[str, Field(alias="libvirtURI")] = "qemu:///system"
     virtualization_type: Literal["kvm", "qemu"] = "kvm"
     allow: AllowList = AllowList()
+    trash_ttl_seconds: Annotated[int, Field(alias="trashTTLSeconds", ge=0)] = 86400
+    """For how long a copy that was given up can be brought back by a person, unless a VM that comes needs its room."""
     metrics: MetricsSettings = MetricsSettings()

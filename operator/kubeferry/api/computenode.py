@@ -47,7 +47,7 @@ class InstancesPath:
 
     path: Annotated[str, Field(max_length=1024, description="Where the instances lie.")]
     total: Annotated[Bytes, Field(description="Bytes in all.")]
-    free: Annotated[Bytes, Field(description="Bytes free.")]
+    free: Annotated[Bytes, Field(description="Bytes free, the trash included: it gives way to whatever comes.")]
     filesystem_id: Annotated[str, Field(max_length=64, description="Identifies the file system on this host.")]
 
 

@@ -89,6 +89,8 @@ class Executor:
         released = [await self.release_migration(done) for done in decision.release_migrations]
         if vm is not None and decision.release:
             released.append(await self._release(VirtualMachine, vm))
+            if released[-1]:
+                self._herald.deleted(vm)
         return not all(released)
 
     async def tell_migration(self, told: TellMigration) -> bool:

@@ -8,6 +8,7 @@ from kubeferry.api.migration import Migration
 from kubeferry.api.placement import Lock, LockKind, Placement, PlacementSpec
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.store import Store
+from kubeferry.core import deletion
 from kubeferry.core.decision import live_reads
 from kubeferry.core.migration import finished, unaccounted
 from kubeferry.core.observed import Host, Observed
@@ -46,7 +47,10 @@ class Gatherer:
         read = {node: await self._get(ComputeNode, node, "") for node in sorted(live)}
         hosts = self._hosts(read)
         tasks = self._store.tasks(uid)
-        return Observed(vm=vm, placement=placement, tasks=tasks, hosts=hosts, migrations=migrations, gone=gone, live=live)
+        deletable = await self._deletable(vm, placement)
+        return Observed(
+            vm=vm, placement=placement, tasks=tasks, hosts=hosts, migrations=migrations, gone=gone, live=live, deletable=deletable
+        )
 
     async def without_vm(self, namespace: str, name: str) -> tuple[Migration, ...]:
         """The Migrations that name a VM which is not there; none, if it is: then they are gathered with it.
@@ -93,6 +97,11 @@ class Gatherer:
             return await self._cluster.get(kind, name, namespace)
         except NotFound:
             return None
+
+    async def _deletable(self, vm: VirtualMachine | None, placement: Placement | None) -> bool:
+        """Whether a VM that is to go is meant, and not its kind; asked before the first step of its deletion."""
+        asked = vm is not None and vm.metadata.deletion_timestamp is not None
+        return asked and placement is not None and not deletion.holds(placement.spec) and await self._cluster.kinds_stay()
 
     async def _placement(self, uid: str) -> Placement | None:
         return await self._get(Placement, uid, "")

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -75,6 +75,13 @@ class Herald:
                 happened = events.of_vm(read.status, status)
             case _:
                 raise TypeError(f"a {type(status).__name__} is no status of a {type(read).__name__}")
+        self._happened(read, happened)
+
+    def deleted(self, vm: VirtualMachine) -> None:
+        """A VM was let go: no host holds anything of it, but in its trash."""
+        self._happened(vm, (events.DELETED,))
+
+    def _happened(self, read: VirtualMachine | Migration, happened: Iterable[events.Event]) -> None:
         with bound_contextvars(**_name(read)):
             for event in happened:
                 log.info("event", kind=type(read).__name__, reason=event.reason, note=event.note)

@@ -23,6 +23,10 @@ class Event:
     warning: bool = False
 
 
+DELETED = Event(reasons.DELETED, "no host holds a copy; what was given up lies in the trash of its nodes for some time")
+"""A VM was let go."""
+
+
 def of_migration(before: MigrationStatus | None, now: MigrationStatus) -> tuple[Event, ...]:
     """What has happened to a Migration, in the order in which it did."""
     old, new = _conditions(before), now.conditions

@@ -157,8 +157,9 @@ def _attention(vm: VirtualMachine, spec: PlacementSpec, trouble: Trouble | None)
     if vm.metadata.deletion_timestamp is not None and not deletion.holds(spec):
         return Told(
             Status.TRUE,
-            reasons.DELETION_UNSUPPORTED,
-            f"this version can't delete a VM that was placed: its disks stay at {_node(vm, spec)}, and if it runs it runs on",
+            reasons.CRD_TERMINATING,
+            f"a kind of kubeferry's is being removed (see `kubectl get crds`), and maybe the VM was deleted by that alone: nothing is "
+            f"discarded, its disks stay at {_node(vm, spec)}, and if it runs it runs on",
         )
     if trouble is not None:
         return Told(Status.TRUE, trouble.reason, trouble.message)

@@ -12,7 +12,7 @@ from kubeferry.api.model import adapter, dump, load
 from kubeferry.api.names import API_VERSION, GROUP, VERSION
 from kubeferry.api.node import Node
 from kubeferry.api.resources import BY_MODEL
-from kubeferry.kube.errors import Unreadable
+from kubeferry.kube.errors import NotFound, Unreadable
 from kubeferry.kube.server import Body, Endpoint, PatchType, Ref, Server
 
 PAGE_SIZE = 250
@@ -40,6 +40,11 @@ class Page:
 
 
 _NODES = Endpoint(group="", version="v1", plural="nodes", kind="Node", namespaced=False)
+
+
+_CRDS = Endpoint(
+    group="apiextensions.k8s.io", version="v1", plural="customresourcedefinitions", kind="CustomResourceDefinition", namespaced=False
+)
 
 
 @cache
@@ -84,6 +89,17 @@ class Cluster:
             token = body["metadata"].get("continue") or ""
             if not token:
                 return
+
+    async def kinds_stay(self) -> bool:
+        """Whether none of our kinds is being removed: what is deleted with its kind was not meant by whoever deleted that."""
+        for resource in BY_MODEL.values():
+            try:
+                definition = await self.server.get(Ref(_CRDS, f"{resource.plural}.{GROUP}"))
+            except NotFound:
+                return False
+            if definition["metadata"].get("deletionTimestamp"):
+                return False
+        return True
 
     async def create(self, kind: type[S], meta: Meta, *, spec: object | None = None, owners: Sequence[Body] = ()) -> S:
         """Create an object with a name, labels and finalizers of `meta`; gives back what was stored.

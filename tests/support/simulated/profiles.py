@@ -69,7 +69,6 @@ PROFILES = {
         vanish=4, terms=0.9, early=0, refusals=0, corruption=0, agent=0.1, power=0, network=0, wait=2, controller=60, work=90, migrations=4
     ),
     "foreign": Weights(plant=30, early=0.5, user=20, wait=6, network=2, vms=1, deliver=20),
-    "vanish": Weights(vanish=1.0, agent=0.4, power=0.4, network=0.3, controllers=2, migrations=4),
     "halts": Weights(halt=2.0, user=8, agent=0.5, power=0.5, network=0.3, controllers=2, migrations=4),
     "halts_delete": Weights(halt=2.0, delete=0.5, early=0.3, power=0.5, controllers=2),
     "calm": Weights(agent=0, power=0, network=0, process=0, late=0, lost=0, wait=0, refusals=0, corruption=0),

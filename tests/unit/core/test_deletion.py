@@ -115,7 +115,7 @@ def test_unless_the_crds_were_read_nothing_is_deleted() -> None:
     life.vm = vm(deleted=True)
     before = life.spec
     life.step()
-    assert (life.spec, life.of_vm(reasons.NEEDS_ATTENTION)) == (before, ("True", reasons.DELETION_UNSUPPORTED))
+    assert (life.spec, life.of_vm(reasons.NEEDS_ATTENTION)) == (before, ("True", reasons.CRD_TERMINATING))
     assert not life.decide().release
 
 

@@ -157,7 +157,7 @@ def test_a_placed_vm_that_is_deleted_runs_on_and_says_so() -> None:
     assert not decision.release
     assert cluster.placement is not None
     assert cluster.placement.spec.running
-    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.DELETION_UNSUPPORTED)
+    assert cluster.condition(reasons.NEEDS_ATTENTION) == (Status.TRUE, reasons.CRD_TERMINATING)
     assert decision.status is not None
     assert decision.status.printable_status == PrintableStatus.TERMINATING
 

@@ -15,7 +15,8 @@ from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.instance import Instance, check_files, open_instance
 from kubeferry.agent.storage.layout import BOOT_LIMIT, INITRD, KERNEL, MANIFEST, PART, disk_file
 from kubeferry.agent.storage.qcow2 import virtual_size
-from kubeferry.agent.storage.space import allocated_bytes, free_bytes
+from kubeferry.agent.storage.space import allocated_bytes
+from kubeferry.agent.storage.sweep import make_room
 from kubeferry.agent.transfer.digest import combined
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.wire import FileHeader, Request, broken
@@ -206,7 +207,7 @@ class Landing:
         needed = sum(
             max(0, header.allocated - (allocated_bytes(left[header.name]) if header.name in left else 0)) for header in self._files
         )
-        free = free_bytes(path)
+        free = make_room(path, needed)
         if needed > free:
             message = f"the files occupy {needed} bytes more than what is here, {free} are free in {path}; make room on its file system"
             raise StorageError(reasons.INSUFFICIENT_DISK, message)

@@ -1,0 +1,148 @@
+"""A VM's life on the real thing: halted and started, moved while it is halted, deleted at any time."""
+
+import json
+
+import pytest
+from lab_vm import Migration, Vm, boot_vm, create_vm, migrate
+
+from kubeferry.api import reasons
+from lab.guest import read_file
+from lab.lab import Lab
+from lab.steps import NotYet, wait_until
+
+
+def halted(lab: Lab, namespace: str, name: str) -> Vm:
+    """A VM that ran on worker-1, and is stopped."""
+    vm = boot_vm(lab, namespace, name, "worker-1")
+    vm.want("Halted")
+    vm.wait_status("Stopped")
+    return vm
+
+
+def test_a_vm_that_is_halted_shuts_down_stays_off_and_runs_again(lab: Lab, namespace: str) -> None:
+    vm = halted(lab, namespace, "halted")
+    assert vm.processes() == {}
+    assert vm.condition(reasons.READY) == ("False", reasons.HALTED)
+    assert "GUEST power button" in vm.console("worker-1"), "it was asked, and not cut off"
+    host = lab.hosts["worker-1"]
+    host.power_cut()
+    host.boot()
+    lab.start_agent("worker-1")
+
+    def refused() -> None:
+        if not any(reasons.HALTED in line and vm.uid in line for line in lab.log("agent-worker-1").read_text().splitlines()):
+            raise NotYet("its gate was not asked")
+
+    wait_until("the agent to ask the gate after the boot", refused, seconds=40, log=lab.log("agent-worker-1"))
+    assert vm.processes() == {}
+    vm.want("Always")
+    vm.wait_console("worker-1", "GUEST boot=2 marker=worker-1")
+    vm.wait_status("Running")
+
+
+def test_a_vm_that_is_made_halted_has_its_disks_and_starts_when_it_is_wanted(lab: Lab, namespace: str) -> None:
+    vm = create_vm(lab, namespace, "later", run_strategy="Halted")
+    vm.wait_status("Stopped")
+    assert vm.condition(reasons.VOLUMES_READY) == ("True", reasons.CREATED)
+    assert vm.console("worker-1") == ""
+    vm.want("Always")
+    vm.wait_console("worker-1", "GUEST boot=1 marker=worker-1")
+
+
+def test_a_halted_vm_moves_and_runs_only_when_it_is_wanted(lab: Lab, namespace: str) -> None:
+    vm = halted(lab, namespace, "cold")
+    move = migrate(vm, targetNode="worker-2")
+    assert move.target() == "worker-2"
+    assert "downtime" not in move.status()
+    assert vm.processes() == {}
+    move.decide("Confirm")
+    assert move.end() == ("Confirmed", "True", reasons.CONFIRMED)
+    vm.wait_one_copy("worker-2")
+    assert not vm.directory("worker-1").exists()
+    assert vm.console("worker-2") == ""
+    vm.want("Always")
+    vm.wait_console("worker-2", "GUEST boot=2 marker=worker-1")
+
+
+def test_a_halted_vm_goes_back_and_is_as_it_was(lab: Lab, namespace: str) -> None:
+    vm = halted(lab, namespace, "back")
+    move = migrate(vm)
+    target = move.target()
+    move.decide("Revert")
+    assert move.end()[0] == "Reverted"
+    vm.wait_one_copy("worker-1")
+    vm.wait_status("Stopped")
+    assert not vm.directory(target).exists()
+    assert read_file(vm.disk("worker-1"), "/boots").strip() == "1"
+    vm.want("Always")
+    vm.wait_console("worker-1", "GUEST boot=2 marker=worker-1")
+
+
+def test_a_vm_that_is_halted_at_its_target_is_stopped_there(lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, "there", "worker-1")
+    move = migrate(vm)
+    target = move.target()
+    vm.wait_console(target, "GUEST boot=2 ")
+    vm.want("Halted")
+    vm.wait_status("Stopped")
+    assert vm.processes() == {}
+    move.decide("Confirm")
+    assert move.end()[0] == "Confirmed"
+    vm.wait_one_copy(target)
+    vm.wait_status("Stopped")
+
+
+def delete(vm: Vm) -> None:
+    """As a user does; it returns when the VM is gone."""
+    vm.kubectl("delete", "--timeout=90s")
+
+
+def nothing_is_left(vm: Vm, *nodes: str) -> None:
+    """But what lies in the trash of these nodes."""
+    lab = vm.lab
+    assert vm.processes() == {}
+    for node in lab.hosts:
+        assert not vm.directory(node).exists()
+        assert not vm.is_known(node)
+    assert [node for node in lab.hosts if any((lab.hosts[node].root / "instances" / ".trash").glob(f"{vm.uid}-*"))] == sorted(nodes)
+
+    def gone() -> None:
+        left = lab.kubectl("get", "placements,hosttasks", "-o", "name").stdout
+        specs = lab.kubectl("get", "hosttasks", "-o", "json").stdout
+        if vm.uid in left or vm.uid in specs:
+            raise NotYet(left)
+
+    wait_until(f"the Placement and the HostTasks of {vm.name} to be gone", gone, seconds=60, log=lab.log("controller"))
+
+
+def test_a_vm_that_is_deleted_is_stopped_and_its_disk_goes_to_the_trash(lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, "deleted", "worker-2")
+    uid = vm.uid
+    delete(vm)
+    nothing_is_left(vm, "worker-2")
+    assert read_file(vm.trash("worker-2") / "root.raw", "/marker").strip() == "worker-2"
+    told = lab.kubectl("get", "events", "-n", namespace, "-o", "json").stdout
+    assert any(e["reason"] == reasons.DELETED and e["involvedObject"]["uid"] == uid for e in json.loads(told)["items"])
+
+
+@pytest.mark.parametrize("when", ["copying", "awaiting"])
+def test_a_vm_that_is_deleted_in_a_migration_ends_it(when: str, lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, f"deleted-{when}", "worker-1")
+    move = migrate(vm, targetNode="worker-3", **({"bandwidthLimit": "1Mi"} if when == "copying" else {}))
+    if when == "copying":
+        move.in_mid_copy()
+    else:
+        assert move.target() == "worker-3"
+    assert vm.uid
+    delete(vm)
+    assert Migration(lab, namespace, move.name).end() == ("Failed", "False", reasons.VM_DELETED)
+    nothing_is_left(vm, "worker-1", "worker-3")
+    assert read_file(vm.trash("worker-1") / "root.raw", "/marker").strip() == "worker-1"
+
+
+def test_a_vm_that_was_deleted_can_be_made_anew_by_its_name(lab: Lab, namespace: str) -> None:
+    first = boot_vm(lab, namespace, "again", "worker-3")
+    old = first.uid
+    delete(first)
+    second = boot_vm(lab, namespace, "again", "worker-3")
+    assert second.uid != old
