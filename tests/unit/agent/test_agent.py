@@ -1,6 +1,8 @@
 """How what is watched wakes the work."""
 
 import asyncio
+import os
+import time
 from collections.abc import Callable
 
 import aiohttp
@@ -13,7 +15,7 @@ from manual_clock import ManualAlarm, ManualClock
 from scraper import get
 
 from kubeferry import __version__
-from kubeferry.agent.agent import AUTHORIZE, AUTHORIZED_EVERY, Agent
+from kubeferry.agent.agent import AUTHORIZE, AUTHORIZED_EVERY, SWEEP, SWEPT_EVERY, Agent
 from kubeferry.agent.transfer.peers import Outbound, Peers
 from kubeferry.api.model import dump
 from kubeferry.api.task import HostTask, Verb
@@ -35,14 +37,15 @@ async def test_news_of_a_deletion_drops_only_the_task_that_is_meant(rig: Rig, ui
 
 
 class Telling(ManualClock):
-    """Tells for how long each alarm was set."""
+    """Tells for how long each alarm was set, but that of the sweeper."""
 
     def __init__(self) -> None:
         super().__init__()
         self.told: asyncio.Queue[float] = asyncio.Queue()
 
     def call_at(self, when: float, callback: Callable[[], object], /) -> ManualAlarm:
-        self.told.put_nowait(when - self.now)
+        if when - self.now != SWEPT_EVERY.total_seconds():
+            self.told.put_nowait(when - self.now)
         return super().call_at(when, callback)
 
 
@@ -115,6 +118,21 @@ async def test_who_may_call_is_looked_at_again_each_minute(rig: Rig, monkeypatch
     agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock(), CHILDREN)
     assert await agent._do_chore(AUTHORIZE) == AUTHORIZED_EVERY
     assert len(asked) == 1
+
+
+async def test_what_has_been_in_the_trash_for_its_time_is_swept_when_the_agent_starts_and_then_again(rig: Rig) -> None:
+    trash = rig.settings.instances_path / ".trash"
+    ages = {"old-1": rig.settings.trash_ttl_seconds + 60, "new-1": rig.settings.trash_ttl_seconds - 60}
+    for name, age in ages.items():
+        (trash / name).mkdir(parents=True)
+        os.utime(trash / name, (time.time() - age,) * 2)
+    agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock(), CHILDREN)
+    assert await agent._do_chore(SWEEP) == SWEPT_EVERY
+    assert os.listdir(trash) == ["new-1"]
+    (trash / "new-1").rmdir()
+    trash.rmdir()
+    trash.symlink_to("elsewhere")
+    assert await agent._do_chore(SWEEP) == SWEPT_EVERY, "what can't be swept now is looked at again"
 
 
 async def test_of_each_news_of_a_task_the_copies_are_told_whether_it_has_ended(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def held(uid: str, role: Role, *, disk: int = 0, memory: int = 0) -> Journal:
 
 def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Let so many bytes be free for disks."""
-    monkeypatch.setattr(reserver_module, "free_bytes", lambda _path: count)
+    monkeypatch.setattr(reserver_module, "make_room", lambda *_: count)
 
 
 async def test_everything_is_journaled_before_it_is_made(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

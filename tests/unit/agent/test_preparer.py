@@ -101,7 +101,7 @@ async def test_the_canonical_machine_type_must_be_offered(rig: Rig, offered: tup
 async def test_there_must_be_room_for_what_the_source_tells_and_a_margin(
     rig: Rig, spare: int, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reserver_module, "free_bytes", lambda _path: BYTES + MARGIN + spare)
+    monkeypatch.setattr(reserver_module, "make_room", lambda *_: BYTES + MARGIN + spare)
     if fits:
         await preparer(rig).prepare(incoming(rig), BYTES)
         assert rig.journal().role == Role.INCOMING
@@ -110,6 +110,6 @@ async def test_there_must_be_room_for_what_the_source_tells_and_a_margin(
 
 
 async def test_room_that_another_copy_will_fill_is_not_given_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reserver_module, "free_bytes", lambda _path: 2 * (BYTES + MARGIN) - 1)
+    monkeypatch.setattr(reserver_module, "make_room", lambda *_: 2 * (BYTES + MARGIN) - 1)
     await preparer(rig).prepare(incoming(rig, "other"), BYTES)
     assert (await refusal(rig, incoming(rig))).reason == reasons.INSUFFICIENT_DISK

@@ -44,6 +44,14 @@ async def test_without_libvirt_the_inventory_is_told_and_no_state_is_guessed(rig
     assert (told(status, reasons.READY).status, told(status, reasons.READY).reason) == (Status.FALSE, reasons.HYPERVISOR_UNREACHABLE)
 
 
+async def test_what_lies_in_the_trash_counts_as_free(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "instances_file_system", lambda _path: ROOM)
+    given_up = rig.path / "instances" / ".trash" / f"{UID}-3"
+    given_up.mkdir(parents=True)
+    (given_up / "root.raw").write_bytes(b"x" * FREE_STEP)
+    assert (await rig.report.now()).instances == dataclasses.replace(ROOM, free=FREE_STEP * 4)
+
+
 async def test_without_the_instances_path_the_inventory_is_told(rig: Rig) -> None:
     await rig.created()
     (rig.path / "instances").rename(rig.path / "elsewhere")

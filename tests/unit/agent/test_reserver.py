@@ -54,6 +54,15 @@ async def test_what_is_reserved_stands_in_the_journal_that_was_to_be_written(rig
     assert held == dataclasses.replace(journal, reserved=Reserved(cpu=2, memory=512 << 20, disk=GIB)) == rig.journal()
 
 
+async def test_what_lies_in_the_trash_gives_way_to_a_vm_that_comes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(reserver_module, "make_room", lambda _, needed: asked.append(needed) or 5 * GIB)
+    await reserver(rig).reserve(wanted(rig, "first"), lambda *_: 3 * GIB)
+    assert await refusal(rig, wanted(rig), 3 * GIB) == reasons.INSUFFICIENT_DISK
+    await reserver(rig).reserve(wanted(rig), lambda *_: 2 * GIB)
+    assert asked == [3 * GIB, 6 * GIB, 5 * GIB], "what copies that are being filled will take is made room for, too"
+
+
 async def test_what_is_needed_is_told_of_the_domain_on_the_hypervisor_that_is_here(rig: Rig) -> None:
     told: list[tuple[Domain, HypervisorFacts]] = []
 

@@ -313,6 +313,18 @@ async def test_a_vm_that_is_gone_is_held_no_longer(executor: Executor, server: F
     assert store.vm(vm.metadata.uid) is None
 
 
+async def test_that_a_vm_was_deleted_is_told_once_it_was_let_go(
+    server: FakeServer, cluster: Cluster, store: Store, vm: VirtualMachine
+) -> None:
+    herald = mock.create_autospec(Herald, instance=True)
+    executor = Executor(cluster, store, herald)
+    server.before[f"patch {VM}"] = [Conflict("HTTP 409: it was written")]
+    assert await executor.execute(observed(vm), VmDecision(release=True))
+    assert herald.deleted.mock_calls == []
+    await executor.execute(observed(vm), VmDecision(release=True))
+    herald.deleted.assert_called_once_with(vm)
+
+
 async def test_releasing_the_last_finalizer_of_a_deleted_vm_lets_it_go(
     executor: Executor, server: FakeServer, cluster: Cluster, vm: VirtualMachine, store: Store
 ) -> None:

@@ -250,3 +250,30 @@ async def test_what_was_seen_as_finished_before_etcd_was_restored_is_read_anew(
     changes: dict[str, Any] = {"lock": lock} if known == "holds the lock" else {"settled": (entry,)}
     await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, **changes))
     assert (await gatherer.gather(vm.metadata.uid, NOON)).migrations == (there,)
+async def test_the_kinds_are_read_when_a_vm_is_to_go_and_not_before(
+    gatherer: Gatherer,
+    server: FakeServer,
+    store: Store,
+    cluster: Cluster,
+    vm: VirtualMachine,
+    placement: Placement,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    async def kinds_stay(_: Cluster) -> bool:
+        asked.append(1)
+        return True
+
+    monkeypatch.setattr(Cluster, "kinds_stay", kinds_stay)
+    store.remember(vm)
+    assert not (await gatherer.gather(vm.metadata.uid, NOON)).deletable
+    assert asked == []
+    await cluster.delete(VirtualMachine, vm.metadata)
+    store.remember(await cluster.get(VirtualMachine, "web-0", "shop"))
+    assert (await gatherer.gather(vm.metadata.uid, NOON)).deletable
+    meta = vm.metadata
+    lock = Lock(kind=LockKind.DELETION, namespace=meta.namespace, name=meta.name, uid=meta.uid)
+    await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, lock=lock))
+    assert not (await gatherer.gather(vm.metadata.uid, NOON)).deletable, "it holds the lock: it was found out before"
+    assert asked == [1]

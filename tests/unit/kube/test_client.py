@@ -12,8 +12,8 @@ from kubeferry.api.model import load
 from kubeferry.api.node import Node, Taint, TaintEffect
 from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
 from kubeferry.kube.client import Cluster, endpoint
-from kubeferry.kube.errors import Conflict, NotFound, Unreadable
-from kubeferry.kube.server import Ref
+from kubeferry.kube.errors import Conflict, NotFound, Unavailable, Unreadable
+from kubeferry.kube.server import Endpoint, Ref
 
 VM = Ref(endpoint(VirtualMachine), "web-0", "shop")
 RUNNING = VirtualMachineStatus(printable_status=PrintableStatus.RUNNING, node_name="n1", volumes=(VolumeStatus(name="root", capacity=5),))
@@ -129,3 +129,30 @@ async def test_a_node_is_read_as_far_as_the_scheduling_pass_needs_it(cluster: Cl
 def test_kinds_of_the_core_group_bear_its_version_alone() -> None:
     assert endpoint(Node).api_version == "v1"
     assert endpoint(ComputeNode).api_version == "kubeferry.io/v1alpha1"
+
+
+CRDS = Endpoint("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+NAMES = ["computenodes", "hosttasks", "migrations", "placements", "virtualmachines"]
+
+
+async def installed(server: FakeServer) -> None:
+    for name in NAMES:
+        await server.create(Ref(CRDS, f"{name}.kubeferry.io"), {"metadata": {"name": f"{name}.kubeferry.io"}})
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_kind_that_is_being_removed_or_is_gone_does_not_stay(name: str, cluster: Cluster, server: FakeServer) -> None:
+    await installed(server)
+    assert await cluster.kinds_stay()
+    ref = Ref(CRDS, f"{name}.kubeferry.io")
+    server.objects[ref]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert not await cluster.kinds_stay()
+    del server.objects[ref]
+    assert not await cluster.kinds_stay()
+
+
+async def test_whether_the_kinds_stay_is_not_known_where_nobody_answers(cluster: Cluster, server: FakeServer) -> None:
+    await installed(server)
+    server.before["get CustomResourceDefinition placements.kubeferry.io"] = [Unavailable("no answer")]
+    with pytest.raises(Unavailable):
+        await cluster.kinds_stay()

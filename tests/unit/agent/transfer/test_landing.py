@@ -249,7 +249,7 @@ def test_a_part_that_can_not_be_filled_further_makes_room_first(target: Target, 
     first.close()
     no_manifest(target.directory)
     seen: list[list[str]] = []
-    monkeypatch.setattr(landing, "free_bytes", lambda _: seen.append(target.files()) or (source / "kernel").stat().st_blocks * 512)
+    monkeypatch.setattr(landing, "make_room", lambda *_: seen.append(target.files()) or (source / "kernel").stat().st_blocks * 512)
     begun(target, source).close()
     assert seen == [parts(["root.raw"])]
 
@@ -387,7 +387,7 @@ def test_what_an_earlier_try_occupies_needs_no_more_room(target: Target, source:
     first = begun(target, source)
     fill(first, source)
     first.close()
-    monkeypatch.setattr(landing, "free_bytes", lambda _: 0)
+    monkeypatch.setattr(landing, "make_room", lambda *_: 0)
     begun(target, source).close()
 
 
