@@ -107,8 +107,12 @@ class Effects:
                 return TaskResult(state=TaskState.GONE)
 
     async def _start(self, task: HostTaskSpec, journal: Journal) -> TaskResult:
-        await asyncio.to_thread(self._journals.write, journal)
-        if not (await self._hypervisor.domains()).get(journal.uid):
+        runs = (await self._hypervisor.domains()).get(journal.uid)
+        if runs or _holds_what_it_needs(journal):
+            await asyncio.to_thread(self._journals.write, journal)
+        else:
+            await self._preparer.hold(journal)
+        if not runs:
             await self.start_and_note(journal.uid, task)
         return await self.result(journal.uid, TaskState.RUNNING)
 
@@ -153,3 +157,8 @@ class Effects:
         except (StorageError, HypervisorError):
             self._revivals.tried(uid)
             raise
+
+
+def _holds_what_it_needs(journal: Journal) -> bool:
+    held, domain = journal.reserved, journal.domain
+    return held is None or domain is None or (held.cpu, held.memory) == (domain.cpu_cores, domain.memory)

@@ -55,6 +55,26 @@ class Reserver:
         facts = await self._hypervisor.facts()
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._hold, journal, domain, facts, needed)
 
+    async def hold_again(self, journal: Journal) -> Journal:
+        """Check that the host has the CPUs and the memory that a copy of its own is to have now, and journal them.
+
+        Raises:
+            RefusedError: there is no room. Nothing was journaled.
+            StorageError: the journals can't be looked at, or not be written.
+            HypervisorError: the hypervisor does not answer.
+        """
+        facts = await self._hypervisor.facts()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._hold_again, journal, facts)
+
+    def _hold_again(self, journal: Journal, facts: HypervisorFacts) -> Journal:
+        if journal.domain is None or journal.reserved is None:
+            raise RefusedError(reasons.INVALID_TASK, "this host's journal tells of no domain, or of nothing that is reserved")
+        held, _ = self._journals.all()
+        self._check_processors(journal.domain, facts, [other for other in held if other.uid != journal.uid and other.role != Role.GONE])
+        journal = transitions.reserve(journal, journal.reserved.disk)
+        self._journals.write(journal)
+        return journal
+
     def _hold(self, journal: Journal, domain: Domain, facts: HypervisorFacts, needed: Needed) -> Journal:
         """Check and journal what the VM takes of this host; runs in the thread of reservations."""
         disk = needed(domain, facts)
@@ -69,13 +89,17 @@ class Reserver:
         self._journals.write(journal)
         return journal
 
-    def _check_room(self, domain: Domain, facts: HypervisorFacts, needed: int, others: list[Journal]) -> None:
+    @staticmethod
+    def _check_processors(domain: Domain, facts: HypervisorFacts, others: list[Journal]) -> None:
         if domain.cpu_cores > facts.cpu.count:
             raise RefusedError(reasons.INSUFFICIENT_CPU, f"{domain.cpu_cores} CPUs are asked, this host has {facts.cpu.count}")
         memory = sum(other.reserved.memory for other in others if other.reserved is not None)
         if memory + domain.memory > facts.memory:
             message = f"{domain.memory} bytes of memory are asked; of this host's {facts.memory}, VMs hold {memory}"
             raise RefusedError(reasons.INSUFFICIENT_MEMORY, message)
+
+    def _check_room(self, domain: Domain, facts: HypervisorFacts, needed: int, others: list[Journal]) -> None:
+        self._check_processors(domain, facts, others)
         # Counted whole, although part of it may be written by now: how much is still to come is not known.
         filling = sum(other.reserved.disk for other in others if other.reserved is not None and other.role == Role.INCOMING)
         free = make_room(self._machine.settings.instances_path, needed + filling)

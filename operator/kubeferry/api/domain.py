@@ -28,6 +28,20 @@ class DiskBus(StrEnum):
 
 
 @model
+class Cpu:
+    """Virtual CPUs."""
+
+    cores: Annotated[Int, Field(ge=1, le=512, description="Number of virtual CPUs.")] = 1
+
+
+@model
+class Memory:
+    """Guest memory."""
+
+    guest: Annotated[Bytes, Field(gt=0, description="Memory that the guest sees, as a quantity (512Mi).")]
+
+
+@model
 class KernelBoot:
     """Direct boot of a kernel that lies on the node; it is copied beside the disks at creation."""
 

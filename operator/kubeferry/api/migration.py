@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kubeferry.api.domain import Cpu, Memory
 from kubeferry.api.meta import Conditions, Meta
 from kubeferry.api.model import Bytes, Digest, Int, Message, Name, Reason, Rule, Time, Uid, immutable, model, model_with
 from kubeferry.api.scheduling import Scheduling
@@ -82,7 +83,17 @@ class MovedVirtualMachine:
 
 
 @model_with(
-    *immutable("virtualMachine", "sourceNode", "targetNode", "strategy"),
+    Rule("has(self.cpu) || has(self.memory)", message="resize names neither cpu nor memory: name what is to change, or leave it out"),
+)
+class Resize:
+    """What the VM is to have at its target (Nova's resize)."""
+
+    cpu: Annotated[Cpu | None, Field(description="Virtual CPUs; absent: as they are.")] = None
+    memory: Annotated[Memory | None, Field(description="Guest memory; absent: as it is.")] = None
+
+
+@model_with(
+    *immutable("virtualMachine", "sourceNode", "targetNode", "strategy", "resize"),
     Rule(
         "has(self.decisionTimeoutSeconds) == has(self.onDecisionTimeout)",
         message="decisionTimeoutSeconds and onDecisionTimeout come together: one says when, the other what",
@@ -103,6 +114,9 @@ class MigrationSpec:
     ] = None
     target_node: Annotated[Name | None, Field(description="The node to go to; absent: the scheduling pass chooses.")] = None
     strategy: Annotated[Strategy, Field(description="Cold: the VM is powered off for the copy.")] = Strategy.COLD
+    resize: Annotated[
+        Resize | None, Field(description="CPU and memory that the VM is to have at the target; on Revert it has the old ones again.")
+    ] = None
     decision: Annotated[
         DecisionValue | None, Field(description="Confirm: keep the VM at the target and give up the source's copy. Revert: go back to it.")
     ] = None

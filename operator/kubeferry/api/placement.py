@@ -68,6 +68,14 @@ class Lock:
 
 
 @model
+class Resources:
+    """CPU and memory."""
+
+    cpu: Annotated[Int, Field(ge=1, description="Virtual CPUs.")]
+    memory: Annotated[Bytes, Field(gt=0, description="Guest memory in bytes.")]
+
+
+@model
 class Move:
     """The migration that holds the lock."""
 
@@ -76,6 +84,9 @@ class Move:
     target: Annotated[Name, Field(description="Node that the VM goes to.")]
     storage: Annotated[Storage | None, Field(description="What Preflight found.")] = None
     domain: Annotated[Domain, Field(description="What the VM runs with at the target.")]
+    was: Annotated[
+        Resources | None, Field(description="Of a resize: what VirtualMachine.spec said when the lock was taken; absent: it is none.")
+    ] = None
     bytes: Annotated[Bytes, Field(description="Bytes that the VM's files occupied at the source when the lock was taken.")]
     shutdown_timeout_seconds: Annotated[Int, Field(ge=0, description="ACPI shutdown wait before force.")]
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=16, description="Targets that came to nothing.")] = ()
@@ -117,14 +128,6 @@ class Copy:
     discard: Annotated[DiscardMode | None, Field(description="Set when this copy is to go; absent: keep.")] = None
     migration_uid: Annotated[Uid | None, Field(description="The Migration that asked for the discard.")] = None
     unsealed: Annotated[bool, Field(description="A fence stood for its Seal, which is asked of its host before the discard.")] = False
-
-
-@model
-class Resources:
-    """CPU and memory."""
-
-    cpu: Annotated[Int, Field(ge=1, description="Virtual CPUs.")]
-    memory: Annotated[Bytes, Field(gt=0, description="Guest memory in bytes.")]
 
 
 @model

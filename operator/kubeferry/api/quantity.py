@@ -13,6 +13,13 @@ QUANTITY_PATTERN = f"^[1-9][0-9]*({'|'.join(filter(None, _FACTORS))})?$"
 _QUANTITY = re.compile(r"([0-9]+)([A-Za-z]*)")
 
 
+def quantity(count: int) -> str:
+    """A number of bytes as people write it, exactly: `"512Mi"`."""
+    binary = ((factor, suffix) for suffix, factor in _FACTORS.items() if suffix in ("", f"{suffix[:-1]}i"))
+    factor, suffix = max((factor, suffix) for factor, suffix in binary if count % factor == 0)
+    return f"{count // factor}{suffix}"
+
+
 def parse_quantity(value: object) -> object:
     """The whole bytes that a quantity stands for: `"512Mi"`, `"10G"`, or the number itself.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kubeferry.api.domain import Architecture, DiskBus, DiskFormat, KernelBoot
+from kubeferry.api.domain import Architecture, Cpu, DiskBus, DiskFormat, KernelBoot, Memory
 from kubeferry.api.meta import Conditions, Meta
 from kubeferry.api.migration import MigrationPhase
 from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, Rule, immutable, list_map, model, model_with
@@ -32,20 +32,6 @@ class PrintableStatus(StrEnum):
     UNSCHEDULABLE = "ErrorUnschedulable"
     ERROR = "Error"
     UNKNOWN = "Unknown"
-
-
-@model
-class Cpu:
-    """Virtual CPUs."""
-
-    cores: Annotated[Int, Field(ge=1, le=512, description="Number of virtual CPUs.")] = 1
-
-
-@model
-class Memory:
-    """Guest memory."""
-
-    guest: Annotated[Bytes, Field(gt=0, description="Memory that the guest sees, as a quantity (512Mi).")]
 
 
 @model
@@ -103,7 +89,7 @@ class Devices:
     ]
 
 
-@model
+@model_with(*immutable("machine", "firmware", "devices"))
 class DomainTemplate:
     """The machine as the guest sees it."""
 
@@ -152,7 +138,7 @@ _DISKS, _VOLUMES = "self.domain.devices.disks", "self.volumes"
 
 
 @model_with(
-    *immutable("architecture", "domain", "volumes"),
+    *immutable("architecture", "volumes"),
     Rule(
         f"{_DISKS}.size() == {_VOLUMES}.size() && {_DISKS}.all(d, {_VOLUMES}.exists(v, v.name == d.name))",
         message="domain.devices.disks and volumes must name each other: each disk needs one volume of its name, and each volume a disk",

@@ -9,7 +9,8 @@ import structlog
 from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Migration
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import Placement
+from kubeferry.api.placement import Placement, Resources
+from kubeferry.api.quantity import quantity
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.herald import Herald
@@ -80,6 +81,9 @@ class Executor:
 
     async def _tell_people(self, vm: VirtualMachine | None, decision: VmDecision) -> bool:
         """Write the projections, then let go what they have told of; whether one was written by another meanwhile."""
+        if vm is not None and decision.resize is not None:
+            await self._resize(vm, decision.resize)
+            return True
         news = vm is not None and decision.status is not None and decision.status != vm.status
         if vm is not None and news and not await self._tell(VirtualMachine, vm, decision.status):
             return True
@@ -92,6 +96,12 @@ class Executor:
             if released[-1]:
                 self._herald.deleted(vm)
         return not all(released)
+
+    async def _resize(self, vm: VirtualMachine, to: Resources) -> None:
+        log.info("the VM's spec is told what was confirmed", cpu=to.cpu, memory=to.memory)
+        domain = {"cpu": {"cores": to.cpu}, "memory": {"guest": quantity(to.memory)}}
+        change = {"template": {"spec": {"domain": domain}}}
+        await self._write(VirtualMachine, vm, self._cluster.merge_spec(VirtualMachine, vm.metadata, change))
 
     async def tell_migration(self, told: TellMigration) -> bool:
         """Write a Migration's status; whether it still was the one that was observed.

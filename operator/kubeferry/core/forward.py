@@ -13,7 +13,7 @@ from kubeferry.api.model import MESSAGE_LENGTH
 from kubeferry.api.placement import Copy, Direction, Move, Outcome, PlacementSpec, Step, StepState
 from kubeferry.api.role import Role
 from kubeferry.api.task import DiscardMode, Proof, ProofKind, Verb
-from kubeferry.core import back, deadlines, decision, downtime, guards, ledger, migration
+from kubeferry.core import back, deadlines, decision, downtime, guards, ledger, migration, resize
 from kubeferry.core.limits import Limits
 from kubeferry.core.migration import Obstacle
 from kubeferry.core.observed import Observed, Place
@@ -323,5 +323,6 @@ def confirm_obstacle(spec: PlacementSpec, observed: Observed) -> Obstacle | None
 
 def _confirmed(spec: PlacementSpec, move: Move, now: datetime) -> PlacementSpec:
     source = copy_on(spec, move.source)
-    spec = dataclasses.replace(spec, domain=move.domain, move=move)
+    pending = spec.spec_pending if move.was is None else resize.pending(move.domain, move.was)
+    spec = dataclasses.replace(spec, domain=move.domain, move=move, spec_pending=pending)
     return back.unlocked(spec, source, Outcome.CONFIRMED, reasons.CONFIRMED, f"the VM lives on {move.target}", now)

@@ -407,6 +407,16 @@ def gate(placement: PlacementSpec, journal: Journal, node: str, host_id: str, ta
         shut = f"the copy here is {journal.role}, not ACTIVE"
     elif not guards.lineage(placement, journal.epoch_id, host_id):
         return Refuse(reasons.HISTORY_DIVERGED, f"the journal's epoch id {journal.epoch_id} is not in the Placement's lineage")
+    elif task is None and not _is_to_run_with(placement, journal, node):
+        shut = "the Placement wants the VM to have other CPUs or memory by now: the task that starts it brings them"
     elif task is not None and task.epoch != placement.epoch:
         shut = f"the task is of epoch {task.epoch}, the Placement is at {placement.epoch}"
     return None if shut is None else Refuse(reasons.GATE_SHUT, shut)
+
+
+def _is_to_run_with(placement: PlacementSpec, journal: Journal, node: str) -> bool:
+    """Whether the journal's domain has the CPUs and the memory that the VM is to have there."""
+    move = placement.move
+    wanted = move.domain if move is not None and node == move.target else placement.domain
+    held = journal.domain
+    return held is not None and (held.cpu_cores, held.memory) == (wanted.cpu_cores, wanted.memory)

@@ -12,7 +12,7 @@ from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Copy, Direction, Lock, LockKind, Move, Placement, PlacementSpec, Settled, StepState
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import Verb
-from kubeferry.core import guards, history, ledger
+from kubeferry.core import guards, history, ledger, resize
 from kubeferry.core.observed import Choice, Host, Observed, Place, ReplacePlacement, VmDecision
 
 LOOK_AGAIN = timedelta(seconds=2)
@@ -169,6 +169,7 @@ def wish(spec: PlacementSpec, migration: Migration, observed: Observed, source: 
         attempted: nodes that this Migration has tried.
         disk: bytes that the VM's files occupy.
     """
+    domain = spec.domain if observed.vm is None else resize.wished(spec, observed.vm, migration)
     return Place(
         migration_uid=migration.metadata.uid,
         vm_uid=spec.virtual_machine.uid,
@@ -176,8 +177,8 @@ def wish(spec: PlacementSpec, migration: Migration, observed: Observed, source: 
         target=migration.spec.target_node,
         attempted=attempted,
         holders=_holders(spec, observed) - {source},
-        memory=spec.domain.memory,
-        cpus=spec.domain.cpu_cores,
+        memory=domain.memory,
+        cpus=domain.cpu_cores,
         bytes=disk,
     )
 
@@ -219,7 +220,8 @@ def _locked(spec: PlacementSpec, migration: Migration, observed: Observed, targe
         direction=Direction.FORWARD,
         source=spec.node_name,
         target=target.name,
-        domain=spec.domain,
+        domain=resize.wished(spec, observed.vm, migration),
+        was=None if migration.spec.resize is None else resize.of_spec(observed.vm),
         bytes=held.allocated,
         shutdown_timeout_seconds=observed.vm.spec.template.spec.termination_grace_period_seconds if timeout is None else timeout,
     )

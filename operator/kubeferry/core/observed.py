@@ -6,7 +6,7 @@ from datetime import timedelta
 from kubeferry.api.computenode import ComputeNodeStatus, InventoryItem
 from kubeferry.api.meta import is_true
 from kubeferry.api.migration import Migration, MigrationStatus
-from kubeferry.api.placement import Placement, PlacementSpec
+from kubeferry.api.placement import Placement, PlacementSpec, Resources
 from kubeferry.api.reasons import READY
 from kubeferry.api.role import Role
 from kubeferry.api.scheduling import Scheduling
@@ -166,6 +166,8 @@ class VmDecision:
     """HostTasks with the spec that they are to have from now on."""
     forget: tuple[str, ...] = ()
     """HostTasks to remove: their outcome stands in the ledger."""
+    resize: Resources | None = None
+    """Write these to the VM's spec: a confirmed resize has brought them."""
     status: VirtualMachineStatus | None = None
     migrations: tuple[TellMigration, ...] = ()
     release_migrations: tuple[Migration, ...] = ()

@@ -116,6 +116,9 @@ def _decided_beforehand(asked: Migration, spec: PlacementSpec | None, observed: 
     if wanted.source_node not in (None, spec.node_name):
         seen = f"the VM is on {spec.node_name}, expected was {wanted.source_node}: see where it is to go from there, and create another"
         return End(Outcome.FAILED, reasons.PRECONDITION_FAILED, f"{seen}. Nothing was touched")
+    if wanted.target_node == spec.node_name and wanted.resize is not None:
+        message = f"the VM is on {spec.node_name}, and a resize leads to another node: name one, or none. Nothing was touched"
+        return End(Outcome.FAILED, reasons.UNABLE_TO_MIGRATE_TO_SELF, message)
     if wanted.target_node == spec.node_name and migration.source_is_ready(spec, observed):
         return End(Outcome.CONFIRMED, reasons.ALREADY_AT_TARGET, f"the VM is on {spec.node_name} already. Nothing was touched")
     if wanted.target_node is not None and observed.host(wanted.target_node) is None and wanted.start_deadline_seconds is None:

@@ -35,7 +35,7 @@ def parameters(spec: PlacementSpec, step: Step, bare: HostTaskSpec) -> HostTaskS
         case Verb.CREATE:
             return dataclasses.replace(bare, create=CreateParameters(domain=spec.domain))
         case Verb.START:
-            return dataclasses.replace(bare, start=StartParameters(domain=spec.domain))
+            return dataclasses.replace(bare, start=StartParameters(domain=_domain(spec, step)))
         case Verb.STOP:
             return dataclasses.replace(bare, stop=StopParameters(shutdown_timeout_seconds=step.grace_seconds or 0))
         case Verb.DISCARD:
@@ -62,7 +62,7 @@ def _of_move(spec: PlacementSpec, move: Move, step: Step, bare: HostTaskSpec) ->
         case Verb.COPY:
             return dataclasses.replace(bare, copy=CopyParameters(target=move.target, target_host_id=copy_on(spec, move.target).host_id))
         case Verb.ACTIVATE:
-            return dataclasses.replace(bare, activate=ActivateParameters(domain=_domain(spec, move, step), proof=step.proof))
+            return dataclasses.replace(bare, activate=ActivateParameters(domain=_domain(spec, step), proof=step.proof))
         case _:
             raise ValueError(f"{step.verb} is no verb of a migration")
 
@@ -77,8 +77,9 @@ def copy_on(spec: PlacementSpec, node: str) -> Copy:
     return copy
 
 
-def _domain(spec: PlacementSpec, move: Move, step: Step) -> Domain:
-    return move.domain if step.node == move.target else spec.domain
+def _domain(spec: PlacementSpec, step: Step) -> Domain:
+    """What the VM is to run with on that host."""
+    return spec.move.domain if spec.move is not None and step.node == spec.move.target else spec.domain
 
 
 def _discard(spec: PlacementSpec, step: Step) -> DiscardParameters:

@@ -3,10 +3,11 @@
 import dataclasses
 from datetime import datetime, timedelta
 
+from kubeferry.api.domain import Domain
 from kubeferry.api.placement import PlacementSpec, StepState
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import RunStrategy, VirtualMachine
-from kubeferry.core import ledger
+from kubeferry.core import ledger, resize
 
 
 def wanted(vm: VirtualMachine) -> bool:
@@ -27,7 +28,7 @@ def advance(spec: PlacementSpec, vm: VirtualMachine, now: datetime) -> tuple[Pla
     verb = Verb.START if wanted(vm) else Verb.STOP
     grace = None if verb == Verb.START else vm.spec.template.spec.termination_grace_period_seconds
     if spec.running != wanted(vm):
-        spec = dataclasses.replace(spec, running=wanted(vm))
+        spec = dataclasses.replace(spec, running=wanted(vm), domain=_domain(spec, vm))
         return ledger.ask(spec, verb, spec.node_name, spec.host_id, now, grace=grace), None
     last = max((s for s in spec.steps if s.verb in (Verb.START, Verb.STOP)), key=lambda s: s.seq, default=None)
     if last is None:
@@ -37,3 +38,9 @@ def advance(spec: PlacementSpec, vm: VirtualMachine, now: datetime) -> tuple[Pla
     if last.state in (StepState.PENDING, StepState.SUCCEEDED):
         return spec, None
     return ledger.again(spec, last, now)
+
+
+def _domain(spec: PlacementSpec, vm: VirtualMachine) -> Domain:
+    """What the VM is to be started with from here on; a task that is asked keeps what it tells, and so does a migration."""
+    asked = any(s.verb == Verb.START and s.state == StepState.PENDING for s in spec.steps)
+    return resize.to_be_run(spec, vm) if wanted(vm) and spec.move is None and not asked else spec.domain

@@ -7,10 +7,11 @@ from kubeferry.api import reasons
 from kubeferry.api.computenode import InventoryItem
 from kubeferry.api.meta import Condition, Status
 from kubeferry.api.placement import PlacementSpec, StepState
+from kubeferry.api.quantity import quantity
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import MigrationInProgress, PrintableStatus, VirtualMachine, VirtualMachineStatus, VolumeStatus
-from kubeferry.core import deletion, ledger, project_migration
+from kubeferry.core import deletion, ledger, project_migration, resize
 from kubeferry.core.observed import Host
 from kubeferry.core.told import QUIET, Told, tell
 from kubeferry.core.trouble import Trouble
@@ -74,6 +75,8 @@ def placed(
         if ledger.created(spec)
         else _progress(spec, Verb.CREATE, reasons.CREATING),
         reasons.READY: ready,
+        reasons.SPEC_IN_SYNC: _in_sync(vm, spec),
+        reasons.RESTART_REQUIRED: _restart(vm, spec),
         reasons.NEEDS_ATTENTION: _attention(vm, spec, trouble),
     }
     return VirtualMachineStatus(
@@ -87,6 +90,28 @@ def placed(
         migration=_migration(spec),
         volumes=_volumes(vm, spec),
     )
+
+
+def _in_sync(vm: VirtualMachine, spec: PlacementSpec) -> Told:
+    waits = spec.spec_pending
+    if waits is None or resize.to_tell(spec, vm) is not None:
+        return Told(Status.TRUE, reasons.AS_EXPECTED, "the spec says what was confirmed")
+    message = (
+        f"a resize to {waits.cpu} CPUs and {quantity(waits.memory)} was confirmed, and runs; somebody had changed domain.cpu or "
+        f"domain.memory of the spec meanwhile, which is not written over: set both to what runs, then change them as you like"
+    )
+    return Told(Status.FALSE, reasons.CHANGED_MEANWHILE, message)
+
+
+def _restart(vm: VirtualMachine, spec: PlacementSpec) -> Told:
+    asked, runs = resize.of_spec(vm), resize.of_domain(spec.domain)
+    if not spec.running or resize.to_be_run(spec, vm) == spec.domain:
+        return Told(Status.FALSE, reasons.AS_EXPECTED, "it runs with what its spec says, or is started with that")
+    message = (
+        f"the spec asks for {asked.cpu} CPUs and {quantity(asked.memory)}, the VM has {runs.cpu} and {quantity(runs.memory)}: "
+        f"set runStrategy to Halted, then to Always"
+    )
+    return Told(Status.TRUE, reasons.SPEC_CHANGED, message)
 
 
 def _node(vm: VirtualMachine, spec: PlacementSpec) -> str | None:

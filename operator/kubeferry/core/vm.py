@@ -22,6 +22,7 @@ from kubeferry.core import (
     power,
     project,
     project_migration,
+    resize,
     trouble,
 )
 from kubeferry.core.domain import SpecError, pinned_node, render
@@ -47,7 +48,7 @@ def step(observed: Observed, now: datetime, fresh_id: str, limits: Limits = LIMI
     if placement is None:
         return _unplaced(vm, observed, now, fresh_id)
     observed = migration.with_usable_choice(placement.spec, observed)
-    settled = migration.forget_told(ledger.settle(placement, observed.tasks, now), observed)
+    settled = migration.forget_told(resize.told(ledger.settle(placement, observed.tasks, now), vm), observed)
     if (seen := history.diverged(settled, observed)) is not None:
         return _halted(vm, placement, settled, observed, trouble.Trouble(reasons.HISTORY_DIVERGED, seen), now)
     if (heir := forward.heir(settled, observed)) is not None:
@@ -133,6 +134,7 @@ def _told(vm: VirtualMachine, placement: Placement, observed: Observed, again: t
         tasks=tuple(bandwidth.limited(new, holder) for new in ledger.missing(placement, observed.tasks) if new.name not in in_the_way),
         adjusted=bandwidth.adjusted(observed.tasks, holder),
         forget=ledger.recorded(spec, observed.tasks),
+        resize=None if vm.metadata.deletion_timestamp is not None else resize.to_tell(spec, vm),
         status=project.placed(vm, spec, observed.host(spec.node_name), found, now),
         migrations=told,
         release_migrations=_done_with(spec, observed),

@@ -174,8 +174,12 @@ class Cluster:
             Conflict: it was written since.
             NotFound: it is gone.
         """
+        return await self.merge_spec(kind, meta, _with_nulls(spec))
+
+    async def merge_spec(self, kind: type[S], meta: Meta, changes: Body) -> S:
+        """Merge into the spec (RFC 7386), by compare-and-swap as `patch_spec`: what people wrote beside it stays as they wrote it."""
         ref = Ref(endpoint(kind), meta.name, meta.namespace)
-        body = {"metadata": {"resourceVersion": meta.resource_version}, "spec": _with_nulls(spec)}
+        body = {"metadata": {"resourceVersion": meta.resource_version}, "spec": changes}
         return _load(kind, ref, await self.server.patch(ref, body, PatchType.MERGE, status=False, manager=self.manager))
 
     async def delete(self, kind: type[Stored], meta: Meta) -> None:

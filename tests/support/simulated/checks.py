@@ -9,7 +9,7 @@ from kubeferry.api.placement import Direction, LockKind, Outcome, Placement, Pla
 from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, ProofKind, Verb
 from kubeferry.api.virtualmachine import VirtualMachine
-from kubeferry.core import power
+from kubeferry.core import power, resize
 from kubeferry.core.migration import finished
 from simulated.base import Base
 from simulated.host import GATE_VALID, SimHost
@@ -87,6 +87,8 @@ class Checks(Base):
         if placement is not None and self._is_being_discarded(placement.spec):
             self.violated(3, f"{uid} is started on {sim.name} after its deletion has begun to discard")
         sim.run.add(uid)
+        if journal.domain is not None:
+            sim.with_domain[uid] = journal.domain
         sim.defined.add(uid)
         self._seen_running.add((uid, journal.epoch_id, sim.name))
         move = placement.spec.move if placement is not None else None
@@ -270,6 +272,11 @@ class Checks(Base):
         wanted = [spec.node_name] if vm is None or power.wanted(vm) else []
         if running != wanted:
             return f"it runs on {running}, and its Placement says {spec.node_name}"
+        if running and resize.of_domain(self.hosts[spec.node_name].with_domain[uid]) != resize.of_domain(spec.domain):
+            return f"it runs with {self.hosts[spec.node_name].with_domain[uid]}, and its Placement says {spec.domain}"
+        told = None if vm is None or vm.status is None else condition(vm.status.conditions, reasons.SPEC_IN_SYNC)
+        if spec.spec_pending is not None and (told is None or told.status == Status.TRUE):
+            return f"a resize was confirmed, which its spec does not tell: {spec.spec_pending}"
         if [copy.node for copy in spec.copies] != [spec.node_name]:
             return f"copies are on {[(c.node, c.discard) for c in spec.copies]}: {spec.steps}"
         mine = [m for m in self.api.objects[Migration].values() if m.spec.virtual_machine.name == uid]

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from kubeferry.api.domain import Cpu, Memory
 from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Migration
 from kubeferry.api.names import FINALIZER
@@ -21,6 +22,7 @@ from kubeferry.scheduling.pipeline import run
 from kubeferry.scheduling.registry import Profile
 from kubeferry.scheduling.snapshot import Candidate, Snapshot
 from simulated.api import Api, Node, RefusedError, View
+from simulated.users import with_domain
 
 if TYPE_CHECKING:
     from simulated.world import World
@@ -191,6 +193,11 @@ class Controller:
         return None
 
     def _tell_people(self, vm: VirtualMachine | None, decision: VmDecision) -> None:
+        if vm is not None and (to := decision.resize) is not None:
+            domain = vm.spec.template.spec.domain
+            sized = dataclasses.replace(domain, cpu=Cpu(cores=to.cpu), memory=Memory(guest=to.memory))
+            self.view.remember(self.api.swap(with_domain(vm, sized), vm.metadata.resource_version))
+            return
         if vm is not None and decision.status is not None and decision.status != vm.status:
             vm = self.api.swap(dataclasses.replace(vm, status=decision.status), vm.metadata.resource_version)
             self.view.remember(vm)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kubeferry.api import reasons
+from kubeferry.api.domain import Domain
 from kubeferry.api.placement import Placement
 from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus, TaskError, TaskPhase, TaskProgress, TaskResult, TaskState
@@ -68,6 +69,8 @@ class SimHost(Teller):
     sealed: dict[str, str] = field(default_factory=dict)
     """Content of each disk when its copy was sealed."""
     run: set[str] = field(default_factory=set)
+    with_domain: dict[str, Domain] = field(default_factory=dict)
+    """What each VM that ran here was started with, the last time."""
     defined: set[str] = field(default_factory=set)
     jobs: list[Job] = field(default_factory=list)
     receiving: dict[str, object] = field(default_factory=dict)

@@ -27,6 +27,8 @@ class Weights:
     delete: float = 0.0
     vanish: float = 0.0
     halt: float = 0.0
+    resize: float = 0.0
+    edit: float = 0.0
     stray: float = 1.0
     plant: float = 0.0
     pause: float = 0.0
@@ -71,6 +73,7 @@ PROFILES = {
     "foreign": Weights(plant=30, early=0.5, user=20, wait=6, network=2, vms=1, deliver=20),
     "halts": Weights(halt=2.0, user=8, agent=0.5, power=0.5, network=0.3, controllers=2, migrations=4),
     "halts_delete": Weights(halt=2.0, delete=0.5, early=0.3, power=0.5, controllers=2),
+    "resize": Weights(resize=0.7, edit=1.0, halt=1.0, user=8, agent=0.5, power=0.5, network=0.3, controllers=2, migrations=5),
     "calm": Weights(agent=0, power=0, network=0, process=0, late=0, lost=0, wait=0, refusals=0, corruption=0),
 }
 """What a seed may be like; seeds take them in turn."""

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+from kubeferry.api.domain import Cpu
 from kubeferry.api.meta import Meta
 from kubeferry.api.migration import DecisionValue, Migration, MigrationPhase, MigrationSpec
 from kubeferry.api.model import load
-from kubeferry.api.virtualmachine import RunStrategy, VirtualMachine
+from kubeferry.api.virtualmachine import DomainTemplate, RunStrategy, VirtualMachine
 from simulated.api import Node
 from simulated.base import NAMES, VMS, Base
 
@@ -50,6 +51,8 @@ class Users(Base):
             terms |= {"decisionTimeoutSeconds": self.rng.choice((1, 30, 300)), "onDecisionTimeout": str(self._value())}
         if self.rng.random() < self.profile.terms:
             terms["startDeadlineSeconds"] = self.rng.choice((1, 60, 600))
+        if self.rng.random() < self.profile.resize:
+            terms["resize"] = {"cpu": {"cores": self.rng.randint(1, 4)}} | self.rng.choice(({}, {"memory": {"guest": "1Gi"}}))
         if self.rng.random() < self.profile.terms / 4:
             terms["sourceNode"] = self.rng.choice(NAMES)
         return terms
@@ -111,6 +114,16 @@ class Users(Base):
         self.api.put(dataclasses.replace(vm, metadata=meta, spec=dataclasses.replace(vm.spec, run_strategy=wanted)))
         return f"{vm.metadata.uid} {wanted}"
 
+    def _edit(self) -> str | None:
+        """The VM's owner wants other CPUs."""
+        vm = self.api.get(VirtualMachine, self.rng.choice(VMS[: self.profile.vms]))
+        if vm is None:
+            return None
+        domain = vm.spec.template.spec.domain
+        wanted = dataclasses.replace(domain, cpu=Cpu(cores=self.rng.randint(1, 4)))
+        self.api.put(with_domain(vm, wanted))
+        return f"{vm.metadata.uid} {wanted.cpu.cores} CPUs"
+
     def _fence(self) -> str | None:
         down = [sim for sim in self.hosts.values() if not sim.up]
         if not down:
@@ -122,3 +135,11 @@ class Users(Base):
         self.api.put(dataclasses.replace(node, fence=sim.boot_id))
         self.fenced.add(sim.name)
         return f"{sim.name} {sim.boot_id}"
+
+
+def with_domain(vm: VirtualMachine, domain: DomainTemplate) -> VirtualMachine:
+    """The VM with another domain in its spec."""
+    spec = dataclasses.replace(vm.spec.template.spec, domain=domain)
+    template = dataclasses.replace(vm.spec.template, spec=spec)
+    meta = dataclasses.replace(vm.metadata, generation=vm.metadata.generation + 1)
+    return dataclasses.replace(vm, metadata=meta, spec=dataclasses.replace(vm.spec, template=template))

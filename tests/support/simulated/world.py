@@ -102,6 +102,7 @@ class World(Checks, Users, Faults, Plots):
         )
         sim.disks[uid] = Disk(True, True, f"{uid}-0")
         sim.run.add(uid)
+        sim.with_domain[uid] = domain
         sim.defined.add(uid)
         self.remember_steps(stored)
 
@@ -173,6 +174,7 @@ class World(Checks, Users, Faults, Plots):
             "delete": (p.delete, self._delete_vm),
             "vanish": (p.vanish, self._vanish),
             "halt": (p.halt, self._halt_or_start),
+            "edit": (p.edit, self._edit),
             "stray": (p.stray, self._stray),
             "plant": (p.plant, self._plant),
         }

@@ -203,6 +203,34 @@ async def test_a_target_whose_vm_is_halted_is_ready_and_does_not_start_it(rig: R
     assert not rig.runs(), "nor does the agent by itself"
 
 
+async def resized(rig: Rig, **changes: object) -> None:
+    """The VM was stopped, and is to be started with something else."""
+    await running(rig)
+    await rig.change(running=False)
+    await rig.ask(Verb.STOP)
+    spec = (await rig.placement()).spec
+    await rig.change(running=True, domain=dataclasses.replace(spec.domain, **changes))
+
+
+async def test_a_vm_is_started_with_other_resources_once_they_are_reserved(rig: Rig) -> None:
+    await resized(rig, cpu_cores=1, memory=256 << 20)
+    rig.clock.advance(3600)
+    await rig.worker.reconcile(UID)
+    assert not rig.runs(), "not by the agent itself: its journal tells of the old ones"
+    assert ended(await rig.ask(Verb.START)) == "Running"
+    journal = rig.journal()
+    assert journal.reserved is not None
+    assert (journal.reserved.cpu, journal.reserved.memory) == (1, 256 << 20)
+    assert "<vcpu>1</vcpu>" in rig.hypervisor.xml(UID)
+
+
+async def test_a_vm_that_the_host_has_no_room_for_is_not_started_and_keeps_what_it_had(rig: Rig) -> None:
+    await resized(rig, memory=1 << 50)
+    before = rig.journal()
+    assert ended(await rig.ask(Verb.START)) == reasons.INSUFFICIENT_MEMORY
+    assert (rig.journal(), rig.runs()) == (before, False)
+
+
 async def test_a_vm_that_is_stopped_stays_so_until_it_is_to_run_again(rig: Rig) -> None:
     await running(rig)
     await rig.change(running=False)

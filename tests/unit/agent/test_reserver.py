@@ -135,3 +135,34 @@ async def test_one_that_is_made_here_and_one_that_comes_are_not_given_the_same_r
     (refused,) = [outcome for outcome in outcomes if outcome is not None]
     assert isinstance(refused, RefusedError)
     assert refused.reason == reasons.INSUFFICIENT_MEMORY
+
+
+async def resized(rig: Rig, **changes: object) -> Journal:
+    """The journal of a VM that is here, and is to be started with something else."""
+    await rig.created()
+    journal = rig.journal()
+    assert journal.domain is not None
+    return dataclasses.replace(journal, domain=dataclasses.replace(journal.domain, **changes))
+
+
+async def test_what_a_vm_is_started_with_anew_is_reserved_and_its_disk_stays(rig: Rig) -> None:
+    before = await resized(rig, cpu_cores=3, memory=GIB)
+    assert before.reserved is not None
+    held = await reserver(rig).hold_again(before)
+    assert held == rig.journal() == dataclasses.replace(before, reserved=Reserved(cpu=3, memory=GIB, disk=before.reserved.disk))
+
+
+async def test_of_what_it_had_before_nothing_counts_against_it(rig: Rig) -> None:
+    journal = await resized(rig, memory=FACTS.memory)
+    assert (await reserver(rig).hold_again(journal)).reserved is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"cpu_cores": FACTS.cpu.count + 1}, reasons.INSUFFICIENT_CPU), ({"memory": FACTS.memory + 1}, reasons.INSUFFICIENT_MEMORY)],
+)
+async def test_what_the_host_lacks_is_not_given_to_a_vm_of_its_own(change: dict[str, int], reason: str, rig: Rig) -> None:
+    journal, before = await resized(rig, **change), rig.journal()
+    with pytest.raises(RefusedError) as refused:
+        await reserver(rig).hold_again(journal)
+    assert (refused.value.reason, rig.journal()) == (reason, before)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kubeferry.api.quantity import parse_quantity
+from kubeferry.api.quantity import parse_quantity, quantity
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,10 @@ def test_a_quantity_is_a_whole_number_of_bytes(text: object, expected: int) -> N
 def test_what_is_no_whole_number_with_a_known_suffix_is_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match="no quantity of bytes"):
         parse_quantity(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1, "1"), (1023, "1023"), (1024, "1Ki"), (1536 << 20, "1536Mi"), (1 << 30, "1Gi"), (10**9, "1000000000")]
+)
+def test_a_number_of_bytes_is_written_exactly(count: int, text: str) -> None:
+    assert (quantity(count), parse_quantity(text)) == (text, count)

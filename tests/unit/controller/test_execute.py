@@ -1,5 +1,6 @@
 """Writes: in their order, each conditional, each remembered."""
 
+import copy
 import dataclasses
 from datetime import timedelta
 from unittest import mock
@@ -12,7 +13,7 @@ from structlog.typing import EventDict
 from kubeferry.api.meta import Meta
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
-from kubeferry.api.placement import Placement
+from kubeferry.api.placement import Placement, Resources
 from kubeferry.api.task import CopyParameters, HostTask, HostTaskSpec, HostTaskStatus, TaskPhase, Verb
 from kubeferry.api.virtualmachine import PrintableStatus, VirtualMachine, VirtualMachineStatus
 from kubeferry.controller.execute import Executor
@@ -311,6 +312,31 @@ async def test_a_vm_that_is_gone_is_held_no_longer(executor: Executor, server: F
     del server.objects[VM]
     assert await executor.execute(observed(vm), VmDecision(status=STATUS))
     assert store.vm(vm.metadata.uid) is None
+
+
+async def test_a_confirmed_resize_is_merged_into_the_spec_and_nothing_else_is_told_then(
+    executor: Executor, server: FakeServer, vm: VirtualMachine, store: Store
+) -> None:
+    before = copy.deepcopy(server.objects[VM])
+    assert await executor.execute(observed(vm), VmDecision(resize=Resources(cpu=4, memory=1 << 30), status=STATUS))
+    expected = copy.deepcopy(before["spec"])
+    expected["template"]["spec"]["domain"] |= {"cpu": {"cores": 4}, "memory": {"guest": "1Gi"}}
+    assert (server.objects[VM]["spec"], "status" in server.objects[VM]) == (expected, False)
+    held = store.vm(vm.metadata.uid)
+    assert held is not None
+    assert held.spec.template.spec.domain.cpu.cores == 4
+
+
+async def test_a_spec_that_was_written_meanwhile_is_not_resized(
+    executor: Executor, server: FakeServer, vm: VirtualMachine, store: Store
+) -> None:
+    server.objects[VM]["spec"]["template"]["spec"]["domain"]["cpu"] = {"cores": 3}
+    server.objects[VM]["metadata"]["resourceVersion"] = "999"
+    assert await executor.execute(observed(vm), VmDecision(resize=Resources(cpu=4, memory=1 << 30)))
+    assert server.objects[VM]["spec"]["template"]["spec"]["domain"]["cpu"] == {"cores": 3}
+    held = store.vm(vm.metadata.uid)
+    assert held is not None
+    assert held.spec.template.spec.domain.cpu.cores == 3, "and the next decision sees that"
 
 
 async def test_that_a_vm_was_deleted_is_told_once_it_was_let_go(
