@@ -150,12 +150,21 @@ def test_a_vms_sources_lie_on_one_node(api: Lab, room: str) -> None:
 
 def test_what_a_vm_is_made_of_is_not_changed_and_what_is_honoured_can_be(api: Lab, room: str) -> None:
     apply(api, vm(), room)
-    assert "domain is immutable" in patch(
-        api, "fvm", "web-0", room, {"spec": {"template": {"spec": {"domain": {"memory": {"guest": "1Gi"}}}}}}
-    )
+    for field, change in {"machine": {"type": "pc"}, "devices": {"disks": [{"name": "root", "bootOrder": 2}]}}.items():
+        said = patch(api, "fvm", "web-0", room, {"spec": {"template": {"spec": {"domain": {field: change}}}}})
+        assert f"{field} is immutable" in said
+    for change in ({"memory": {"guest": "1Gi"}}, {"cpu": {"cores": 3}}):
+        assert "patched" in patch(api, "fvm", "web-0", room, {"spec": {"template": {"spec": {"domain": change}}}})
     bigger = vm(volumes=[volume("root", capacity="128Mi")])
     assert "volumes is immutable" in apply(api, bigger, room, verb="replace")
     assert "patched" in patch(api, "fvm", "web-0", room, {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 5}}}})
+
+
+def test_a_resize_names_what_is_to_change_and_stays_as_it_was_created(api: Lab, room: str) -> None:
+    assert "resize names neither cpu nor memory" in apply(api, migration(resize={}), room)
+    assert "created" in apply(api, migration(resize={"cpu": {"cores": 2}}), room)
+    assert "resize is immutable" in patch(api, "fmig", "move", room, {"spec": {"resize": {"cpu": {"cores": 3}}}})
+    assert "resize is immutable" in patch(api, "fmig", "move", room, {"spec": {"resize": None}})
 
 
 def task(name: str = "t-1", **spec: Any) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """A VM's life on the real thing: halted and started, moved while it is halted, deleted at any time."""
 
 import json
+from typing import Any
 
 import pytest
-from lab_vm import Migration, Vm, boot_vm, create_vm, migrate
+from lab_vm import VIRSH, Migration, Vm, boot_vm, create_vm, migrate
 
 from kubeferry.api import reasons
 from lab.guest import read_file
@@ -146,3 +147,82 @@ def test_a_vm_that_was_deleted_can_be_made_anew_by_its_name(lab: Lab, namespace:
     delete(first)
     second = boot_vm(lab, namespace, "again", "worker-3")
     assert second.uid != old
+
+
+def has(vm: Vm, node: str) -> tuple[int, int]:
+    """CPUs and MiB of memory of the domain that runs there."""
+    told = vm.lab.hosts[node].run([*VIRSH, "dominfo", vm.uid]).stdout
+    found = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
+    return int(found["CPU(s)"]), int(found["Max memory"].split()[0]) >> 10
+
+
+def asks(vm: Vm) -> tuple[int, str]:
+    """What its spec says."""
+    domain = vm.body()["spec"]["template"]["spec"]["domain"]
+    return domain["cpu"]["cores"], domain["memory"]["guest"]
+
+
+BIGGER = {"cpu": {"cores": 2}, "memory": {"guest": "320Mi"}}
+
+
+def test_a_resize_runs_at_the_target_and_its_confirm_is_told_to_the_spec(lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, "bigger", "worker-1")
+    assert (has(vm, "worker-1"), asks(vm)) == ((1, 256), (1, "256Mi"))
+    move = migrate(vm, resize=BIGGER)
+    target = move.target()
+    vm.wait_console(target, "GUEST boot=2 ")
+    assert (has(vm, target), asks(vm)) == ((2, 320), (1, "256Mi"))
+    move.decide("Confirm")
+    assert move.end()[0] == "Confirmed"
+    vm.wait_one_copy(target)
+
+    def told() -> None:
+        if (seen := asks(vm)) != (2, "320Mi") or "specPending" in vm.placement():
+            raise NotYet(f"the spec says {seen}")
+
+    wait_until("the spec to say what was confirmed", told, seconds=30, log=lab.log("controller"))
+    vm.wait(reasons.SPEC_IN_SYNC, "True", reasons.AS_EXPECTED)
+    assert vm.condition(reasons.RESTART_REQUIRED)[0] == "False"
+
+
+def test_a_resize_that_is_reverted_was_never_there(lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, "not-bigger", "worker-1")
+    move = migrate(vm, resize=BIGGER)
+    target = move.target()
+    assert has(vm, target) == (2, 320)
+    move.decide("Revert")
+    assert move.end()[0] == "Reverted"
+    vm.wait_one_copy("worker-1")
+    vm.wait_console("worker-1", "GUEST boot=2 ")
+    assert (has(vm, "worker-1"), asks(vm)) == ((1, 256), (1, "256Mi"))
+
+
+def test_what_somebody_has_changed_during_a_resize_is_not_written_over(lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, "changed", "worker-1")
+    move = migrate(vm, resize=BIGGER)
+    move.target()
+    change(vm, {"cpu": {"cores": 3}})
+    move.decide("Confirm")
+    assert move.end()[0] == "Confirmed"
+    vm.wait(reasons.SPEC_IN_SYNC, "False", reasons.CHANGED_MEANWHILE)
+    assert asks(vm) == (3, "320Mi")
+    change(vm, BIGGER)
+    vm.wait(reasons.SPEC_IN_SYNC, "True", reasons.AS_EXPECTED)
+
+
+def test_other_resources_come_with_the_next_start(lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, "restarted", "worker-2")
+    change(vm, BIGGER)
+    vm.wait(reasons.RESTART_REQUIRED, "True", reasons.SPEC_CHANGED)
+    assert has(vm, "worker-2") == (1, 256)
+    vm.want("Halted")
+    vm.wait_status("Stopped")
+    vm.want("Always")
+    vm.wait_console("worker-2", "GUEST boot=2 ")
+    assert has(vm, "worker-2") == (2, 320)
+    vm.wait(reasons.RESTART_REQUIRED, "False", reasons.AS_EXPECTED)
+
+
+def change(vm: Vm, domain: dict[str, Any]) -> None:
+    """Its owner writes to its spec."""
+    vm.kubectl("patch", "--type=merge", "-p", json.dumps({"spec": {"template": {"spec": {"domain": domain}}}}))
