@@ -226,3 +226,40 @@ def test_other_resources_come_with_the_next_start(lab: Lab, namespace: str) -> N
 def change(vm: Vm, domain: dict[str, Any]) -> None:
     """Its owner writes to its spec."""
     vm.kubectl("patch", "--type=merge", "-p", json.dumps({"spec": {"template": {"spec": {"domain": domain}}}}))
+
+
+def test_a_namespace_that_is_deleted_takes_its_vms_along(lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, "with-all", "worker-1")
+    target = migrate(vm).target()
+    assert vm.uid
+    lab.kubectl("delete", "namespace", namespace, "--timeout=120s")
+    nothing_is_left(vm, "worker-1", target)
+
+
+def test_a_second_migration_waits_for_its_turn(lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, "twice", "worker-1")
+    first, second = migrate(vm, "first", targetNode="worker-2"), migrate(vm, "second", targetNode="worker-3")
+    assert first.target() == "worker-2"
+    second.wait(reasons.SCHEDULED, "False", reasons.BLOCKED_BY_MIGRATION)
+    assert "first" in second.told(reasons.SCHEDULED)["message"]
+    first.decide("Confirm")
+    assert first.end()[0] == "Confirmed"
+    assert second.target() == "worker-3"
+    second.decide("Revert")
+    assert second.end()[0] == "Reverted"
+    vm.wait_one_copy("worker-2")
+    vm.wait_console("worker-2", "GUEST boot=3 marker=worker-1")
+
+
+def test_a_libvirtd_that_is_away_is_told_and_its_vm_runs_on(lab: Lab, namespace: str) -> None:
+    vm = boot_vm(lab, namespace, "without-libvirt", "worker-3")
+    host, before = lab.hosts["worker-3"], vm.processes()
+    host.run(["/bin/sh", "-c", "kill -KILL $(cat /run/libvirtd.pid)"])
+    vm.wait(reasons.READY, "Unknown", reasons.HYPERVISOR_UNREACHABLE)
+    assert vm.status()["printableStatus"] == "Unknown"
+    host.run(["/usr/sbin/libvirtd", "-d"])
+    vm.wait(reasons.READY, "True", reasons.RUNNING)
+    assert vm.processes() == before
+    vm.want("Halted")
+    vm.wait_status("Stopped")
+    assert vm.processes() == {}
