@@ -56,7 +56,7 @@ MIGRATIONS: list[Any] = [
     pytest.param({"bandwidthLimit": "63Ki"}, "bandwidthLimit is bytes a second, at least 64Ki", id="bandwidth-low"),
     pytest.param({"bandwidthLimit": 65535}, "bandwidthLimit is bytes a second, at least 64Ki", id="bandwidth-number"),
     pytest.param({"bandwidthLimit": "fast"}, "spec.bandwidthLimit", id="bandwidth"),
-    pytest.param({"resize": {}}, 'unknown field "spec.resize"', id="not-yet"),
+    pytest.param({"ttlSecondsAfterFinished": 1}, 'unknown field "spec.ttlSecondsAfterFinished"', id="not-yet"),
 ]
 
 

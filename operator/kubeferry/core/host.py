@@ -407,7 +407,7 @@ def gate(placement: PlacementSpec, journal: Journal, node: str, host_id: str, ta
         shut = f"the copy here is {journal.role}, not ACTIVE"
     elif not guards.lineage(placement, journal.epoch_id, host_id):
         return Refuse(reasons.HISTORY_DIVERGED, f"the journal's epoch id {journal.epoch_id} is not in the Placement's lineage")
-    elif task is None and not _is_to_run_with(placement, journal, node):
+    elif not _is_to_run_with(placement, journal, node):
         shut = "the Placement wants the VM to have other CPUs or memory by now: the task that starts it brings them"
     elif task is not None and task.epoch != placement.epoch:
         shut = f"the task is of epoch {task.epoch}, the Placement is at {placement.epoch}"

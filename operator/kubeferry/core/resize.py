@@ -39,15 +39,15 @@ def to_be_run(spec: PlacementSpec, vm: VirtualMachine) -> Domain:
     return spec.domain if spec.spec_pending is not None else sized(spec.domain, of_spec(vm))
 
 
-def pending(domain: Domain, was: Resources) -> SpecPending | None:
-    """What is left to be told after the Confirm of a resize; None: nothing.
+def pending(domain: Domain, was: Resources) -> SpecPending:
+    """What is to be told after the Confirm of a resize.
 
     Args:
         domain: that runs at the target.
         was: what VirtualMachine.spec said when the lock was taken.
     """
     now = of_domain(domain)
-    return None if was == now else SpecPending(cpu=now.cpu, memory=now.memory, was=was)
+    return SpecPending(cpu=now.cpu, memory=now.memory, was=was)
 
 
 def told(spec: PlacementSpec, vm: VirtualMachine | None) -> PlacementSpec:

@@ -91,7 +91,7 @@ def _next(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str,
         return forward.Next(wanted, again=again)
     if spec.lock is not None:
         following = forward.advance(spec, observed, now, fresh_id, limits)
-        return _powered(following, observed, now) if following.spec == spec and forward.awaits_decision(spec) else following
+        return _powered(following, observed, now) if forward.awaits_decision(following.spec) else following
     if observed.vm is not None and observed.vm.metadata.deletion_timestamp is not None:
         return forward.Next(_held(spec))
     if not ledger.created(spec):
@@ -134,7 +134,7 @@ def _told(vm: VirtualMachine, placement: Placement, observed: Observed, again: t
         tasks=tuple(bandwidth.limited(new, holder) for new in ledger.missing(placement, observed.tasks) if new.name not in in_the_way),
         adjusted=bandwidth.adjusted(observed.tasks, holder),
         forget=ledger.recorded(spec, observed.tasks),
-        resize=None if vm.metadata.deletion_timestamp is not None else resize.to_tell(spec, vm),
+        resize=resize.to_tell(spec, vm),
         status=project.placed(vm, spec, observed.host(spec.node_name), found, now),
         migrations=told,
         release_migrations=_done_with(spec, observed),

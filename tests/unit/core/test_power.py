@@ -22,6 +22,7 @@ def test_a_vm_that_is_halted_from_the_start_is_made_and_not_started() -> None:
     cluster = Cluster()
     cluster.want(HALTED)
     cluster.step()
+    assert printable(cluster) == PrintableStatus.PROVISIONING
     cluster.answer(succeeded(TaskState.CREATED))
     cluster.host = host(role=Role.ACTIVE, state=RunState.STOPPED)
     cluster.step()

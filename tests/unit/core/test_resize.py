@@ -96,12 +96,17 @@ def test_what_its_owner_has_changed_meanwhile_is_not_written_over(cpu: int, memo
     assert life.spec.spec_pending is None
 
 
-def test_what_a_resize_leaves_alone_is_its_owners_to_change() -> None:
-    life = resizing(cpu={"cores": 4}).go_on_to()
-    life.vm = asks(life.vm, 2, 768)
+@pytest.mark.parametrize(
+    ("resize", "edited", "then"),
+    [({"cpu": {"cores": 4}}, (2, 768), (4, 768)), ({"memory": {"guest": "1Gi"}}, (3, 512), (3, 1024))],
+    ids=["cpu", "memory"],
+)
+def test_what_a_resize_leaves_alone_is_its_owners_to_change(resize: Any, edited: tuple[int, int], then: tuple[int, int]) -> None:
+    life = resizing(**resize).go_on_to()
+    life.vm = asks(life.vm, *edited)
     life.wish("Confirm")
-    assert life.decide().resize == Resources(cpu=4, memory=768 * MIB)
-    life.vm = asks(life.vm, 4, 768)
+    assert life.decide().resize == Resources(cpu=then[0], memory=then[1] * MIB)
+    life.vm = asks(life.vm, *then)
     life.step()
     assert life.spec.spec_pending is None
     assert life.of_vm(reasons.RESTART_REQUIRED) == ("True", reasons.SPEC_CHANGED)
@@ -160,6 +165,24 @@ def test_other_resources_come_with_the_next_start() -> None:
     life.want(RunStrategy.ALWAYS)
     assert sizes(life.asked(Verb.START).spec) == size(life.spec) == Resources(cpu=3, memory=768 * MIB)
     assert life.of_vm(reasons.RESTART_REQUIRED)[0] == "False"
+
+
+def test_a_move_leaves_a_resize_that_waits_to_be_told() -> None:
+    life = edited(pending=True)
+    life.migrations["later"] = migration("later")
+    before = life.spec.spec_pending
+    life.go_on_to()
+    life.wish("Confirm", "later")
+    assert (life.spec.spec_pending, before is not None) == (before, True)
+
+
+def test_at_the_target_the_spec_has_to_wait_for_the_decision() -> None:
+    life = resizing().go_on_to()
+    life.want(RunStrategy.HALTED)
+    life.answer(Verb.STOP)
+    life.vm = asks(life.vm, 3, 768)
+    life.want(RunStrategy.ALWAYS)
+    assert (size(life.spec), sizes(life.asked(Verb.START).spec)) == (OLD, NEW)
 
 
 def test_while_a_resize_is_not_told_what_was_confirmed_is_started() -> None:
