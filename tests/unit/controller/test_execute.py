@@ -343,7 +343,7 @@ async def test_that_a_vm_was_deleted_is_told_once_it_was_let_go(
     server: FakeServer, cluster: Cluster, store: Store, vm: VirtualMachine
 ) -> None:
     herald = mock.create_autospec(Herald, instance=True)
-    executor = Executor(cluster, store, herald)
+    executor = Executor(cluster, store, herald, lambda _: None)
     server.before[f"patch {VM}"] = [Conflict("HTTP 409: it was written")]
     assert await executor.execute(observed(vm), VmDecision(release=True))
     assert herald.deleted.mock_calls == []

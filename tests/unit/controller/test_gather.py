@@ -250,6 +250,8 @@ async def test_what_was_seen_as_finished_before_etcd_was_restored_is_read_anew(
     changes: dict[str, Any] = {"lock": lock} if known == "holds the lock" else {"settled": (entry,)}
     await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, **changes))
     assert (await gatherer.gather(vm.metadata.uid, NOON)).migrations == (there,)
+
+
 async def test_the_kinds_are_read_when_a_vm_is_to_go_and_not_before(
     gatherer: Gatherer,
     server: FakeServer,
