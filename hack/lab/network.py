@@ -18,6 +18,8 @@ from lab.steps import LabError, run
 
 SLOTS = range(1, 255)
 PREFIX = 24
+BRIDGE = "br0"
+"""Each host's bridge, which guests may be plugged into: its cable is in it, so all of a lab's guests and hosts are in one network."""
 NETNS = Path("/run/netns")
 LINKS = Path("/sys/class/net")
 # On the loopback address.
@@ -105,7 +107,7 @@ def create_bridge(network: Network, record: Record, processes: Processes) -> Non
 
 
 def create_host(network: Network, host: str, number: int, record: Record, processes: Processes) -> None:
-    """Make a host's network namespace: `br0` with the host's address, and in it `eth0`, the cable to the lab's bridge.
+    """Make a host's network namespace: `BRIDGE` with the host's address, and in it `eth0`, the cable to the lab's bridge.
 
     Raises:
         LabError: `ip` failed.
@@ -122,10 +124,10 @@ def create_host(network: Network, host: str, number: int, record: Record, proces
     _batch(
         processes,
         "link set lo up",
-        f"link add br0 address {network.hardware_address(number)} type bridge",
-        f"address add {network.host_address(number)}/{PREFIX} dev br0",
-        "link set eth0 master br0 up",
-        "link set br0 up",
+        f"link add {BRIDGE} address {network.hardware_address(number)} type bridge",
+        f"address add {network.host_address(number)}/{PREFIX} dev {BRIDGE}",
+        f"link set eth0 master {BRIDGE} up",
+        f"link set {BRIDGE} up",
         f"route add default via {network.address}",
         netns=netns,
     )

@@ -10,7 +10,7 @@ import yaml
 from lab import mountpoint, paths
 from lab.cluster import NAMESPACE, Cluster
 from lab.hosts import ENVIRONMENT, Host
-from lab.network import METRICS_PORT
+from lab.network import BRIDGE, METRICS_PORT
 from lab.processes import Process
 from lab.site import Site
 from lab.steps import LabError, NotYet, wait_until
@@ -147,7 +147,7 @@ def agent_config(node: str, address: str) -> dict[str, Any]:
         "virtualizationType": "qemu",
         "migrationAddress": address,
         "sshPort": SSH_PORT,
-        "allow": {"hostPaths": [IMAGES], "kernelPaths": [IMAGES]},
+        "allow": {"hostPaths": [IMAGES], "kernelPaths": [IMAGES], "bridges": [BRIDGE]},
         "metrics": {"address": address, "port": METRICS_PORT},
     }
 

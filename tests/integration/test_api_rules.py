@@ -56,6 +56,8 @@ MIGRATIONS: list[Any] = [
     pytest.param({"bandwidthLimit": "63Ki"}, "bandwidthLimit is bytes a second, at least 64Ki", id="bandwidth-low"),
     pytest.param({"bandwidthLimit": 65535}, "bandwidthLimit is bytes a second, at least 64Ki", id="bandwidth-number"),
     pytest.param({"bandwidthLimit": "fast"}, "spec.bandwidthLimit", id="bandwidth"),
+    pytest.param({"addedNodeSelector": {"a b": "c"}}, "addedNodeSelector has a key that no label can have", id="selector-key"),
+    pytest.param({"addedNodeSelector": {"a": "b c"}}, "addedNodeSelector.a in body should match", id="selector-value"),
     pytest.param({"ttlSecondsAfterFinished": 1}, 'unknown field "spec.ttlSecondsAfterFinished"', id="not-yet"),
 ]
 
@@ -74,6 +76,10 @@ def test_where_a_migration_comes_from_and_goes_to_is_neither_set_changed_nor_rem
     assert refused in patch(api, "fmig", "with", room, {"spec": {field: None}})
     assert refused in patch(api, "fmig", "without", room, {"spec": {field: "worker-2"}})
     assert "virtualMachine is immutable" in patch(api, "fmig", "with", room, {"spec": {"virtualMachine": {"name": "web-1"}}})
+    apply(api, migration("selecting", addedNodeSelector={"disk": "ssd"}), room)
+    for change in ({"disk": "hdd"}, {"zone": "b"}, None):
+        assert "addedNodeSelector is immutable" in patch(api, "fmig", "selecting", room, {"spec": {"addedNodeSelector": change}})
+    assert "addedNodeSelector is immutable" in patch(api, "fmig", "without", room, {"spec": {"addedNodeSelector": {"disk": "ssd"}}})
     may_change = {"startDeadlineSeconds": 60, "shutdownTimeoutSeconds": 5, "bandwidthLimit": "200Mi"}
     assert "patched" in patch(api, "fmig", "with", room, {"spec": may_change})
     assert "patched" in patch(api, "fmig", "with", room, {"spec": {"bandwidthLimit": 65536}})
@@ -165,6 +171,63 @@ def test_a_resize_names_what_is_to_change_and_stays_as_it_was_created(api: Lab, 
     assert "created" in apply(api, migration(resize={"cpu": {"cores": 2}}), room)
     assert "resize is immutable" in patch(api, "fmig", "move", room, {"spec": {"resize": {"cpu": {"cores": 3}}}})
     assert "resize is immutable" in patch(api, "fmig", "move", room, {"spec": {"resize": None}})
+
+
+BRIDGE = {"bridge": {"name": "br0"}}
+NETWORKS: list[Any] = [
+    pytest.param([{"name": "a"}], [], "interfaces and networks must name each other", id="no-network"),
+    pytest.param([], [{"name": "a"} | BRIDGE], "interfaces and networks must name each other", id="no-interface"),
+    pytest.param([{"name": "a"}], [{"name": "b"} | BRIDGE], "interfaces and networks must name each other", id="other-name"),
+    pytest.param([{"name": "a"}, {"name": "a"}], [{"name": "a"} | BRIDGE], "Duplicate value", id="twice"),
+    pytest.param([{"name": "a"}], [{"name": "a"}], "a network is exactly one of bridge, libvirt and user", id="no-source"),
+    pytest.param([{"name": "a"}], [{"name": "a", "user": {}} | BRIDGE], "a network is exactly one of bridge, libvirt", id="two-sources"),
+    pytest.param([{"name": "a"}], [{"name": "a", "bridge": {"name": "b" * 16}}], "Too long: may not be more than 15", id="bridge-long"),
+    pytest.param([{"name": "a"}], [{"name": "a", "bridge": {"name": "../br0"}}], "bridge.name in body should match", id="bridge-path"),
+    pytest.param([{"name": "a", "model": "e1000"}], [{"name": "a"} | BRIDGE], 'supported values: "virtio"', id="model"),
+    pytest.param([{"name": "a", "macAddress": "02:00"}], [{"name": "a"} | BRIDGE], "macAddress in body should match", id="mac-short"),
+    pytest.param(
+        [{"name": "a", "macAddress": "03:00:00:00:00:01"}], [{"name": "a"} | BRIDGE], "macAddress is no address of one card", id="multicast"
+    ),
+    pytest.param(
+        [{"name": "a", "macAddress": "00:00:00:00:00:00"}], [{"name": "a"} | BRIDGE], "macAddress is no address of one card", id="zeros"
+    ),
+    pytest.param(
+        [{"name": name, "macAddress": "02:00:00:00:00:01"} for name in "ab"],
+        [{"name": name} | BRIDGE for name in "ab"],
+        "two interfaces have the same macAddress",
+        id="mac-twice",
+    ),
+    pytest.param([{"name": f"n{i}"} for i in range(9)], [{"name": f"n{i}"} | BRIDGE for i in range(9)], "at most 8 items", id="nine"),
+]
+
+
+def plugged(interfaces: list[dict[str, Any]], networks: list[dict[str, Any]]) -> dict[str, Any]:
+    manifest = vm(networks=networks)
+    manifest["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = interfaces
+    return manifest
+
+
+@pytest.mark.parametrize(("interfaces", "networks", "says"), NETWORKS)
+def test_a_vm_that_can_never_be_plugged_in_is_refused(
+    api: Lab, room: str, interfaces: list[dict[str, Any]], networks: list[dict[str, Any]], says: str
+) -> None:
+    assert says in apply(api, plugged(interfaces, networks), room)
+
+
+def test_a_vms_networks_are_taken_as_written_and_are_not_changed_and_its_node_selector_can_be(api: Lab, room: str) -> None:
+    interfaces = [{"name": "a", "macAddress": "02:00:00:00:00:01"}, {"name": "b"}, {"name": "c"}]
+    networks = [{"name": "c", "user": {}}, {"name": "a"} | BRIDGE, {"name": "b", "libvirt": {"name": "default"}}]
+    assert "created" in apply(api, plugged(interfaces, networks), room)
+    taken = stored(api, "fvm", "web-0", room)["spec"]["template"]["spec"]
+    assert taken["networks"] == networks
+    assert taken["domain"]["devices"]["interfaces"] == [each | {"model": "virtio"} for each in interfaces]
+    other = [networks[0], {"name": "a", "bridge": {"name": "br1"}}, networks[2]]
+    assert "networks is immutable" in apply(api, plugged(interfaces, other), room, verb="replace")
+    assert "domain is immutable" in apply(api, plugged([{"name": name} for name in "abc"], networks), room, verb="replace")
+    for selector in ({"disk": "ssd", "example.com/zone": ""}, {"disk": "hdd"}, None):
+        assert "patched" in patch(api, "fvm", "web-0", room, {"spec": {"template": {"spec": {"nodeSelector": selector}}}})
+    wrong = {"spec": {"template": {"spec": {"nodeSelector": {"a b": "c"}}}}}
+    assert "nodeSelector has a key that no label can have" in patch(api, "fvm", "web-0", room, wrong)
 
 
 def task(name: str = "t-1", **spec: Any) -> dict[str, Any]:

@@ -62,6 +62,13 @@ def vm_body(*, nodes: tuple[str, ...] = ("a",), **template: Any) -> dict[str, An
     }
 
 
+def plugged(*interfaces: dict[str, Any]) -> dict[str, Any]:
+    """What makes `vm` one of these interfaces, each in the bridge br0: for `vm(**plugged({"name": "a"}))`."""
+    domain = vm_body()["spec"]["template"]["spec"]["domain"]
+    domain["devices"]["interfaces"] = list(interfaces)
+    return {"domain": domain, "networks": [{"name": each["name"], "bridge": {"name": "br0"}} for each in interfaces]}
+
+
 def vm(*, nodes: tuple[str, ...] = ("a",), protected: bool = True, deleted: bool = False, **template: Any) -> VirtualMachine:
     """A VirtualMachine; `protected`: it has our finalizer."""
     made = load(VirtualMachine, vm_body(nodes=nodes, **template))

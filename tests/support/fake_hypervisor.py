@@ -17,6 +17,7 @@ FACTS = HypervisorFacts(
     machine_types=(MachineType(name="pc-q35-7.2"), MachineType(name="q35", canonical="pc-q35-7.2")),
     cpu=NodeCpu(count=8, model="qemu64"),
     memory=16 << 30,
+    networks=("default",),
 )
 
 

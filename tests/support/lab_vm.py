@@ -229,6 +229,16 @@ def with_data(manifest: dict[str, Any], node: str, root: str, data: str) -> dict
     return manifest
 
 
+def with_networks(manifest: dict[str, Any], *args: str, **networks: dict[str, Any]) -> dict[str, Any]:
+    """The VM with a network card for each of these, its kernel with these arguments beside its own."""
+    spec = manifest["spec"]["template"]["spec"]
+    spec["domain"]["devices"]["interfaces"] = [{"name": name} for name in networks]
+    spec["networks"] = [{"name": name} | source for name, source in networks.items()]
+    boot = spec["domain"]["firmware"]["kernelBoot"]
+    boot["kernelArgs"] = " ".join([boot["kernelArgs"], *args])
+    return manifest
+
+
 def create_vm(lab: Lab, namespace: str, name: str, node: str = "worker-1", *, run_strategy: str = "Always", **options: Any) -> Vm:
     """Apply a VM."""
     manifest = vm_manifest(name, node, **options)

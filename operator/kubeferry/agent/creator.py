@@ -7,6 +7,7 @@ import structlog
 
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.networks import require_networks
 from kubeferry.agent.reserver import Needed, Reserver
 from kubeferry.agent.storage.create import bytes_needed, create_files, own_files
 from kubeferry.agent.virt.port import HypervisorFacts
@@ -33,7 +34,8 @@ class Creator:
             journal: INCOMING, as the role table wants it written; what an earlier try wrote is gone on from.
 
         Raises:
-            RefusedError: there is no room, or a domain of that uuid is known to the hypervisor. Nothing was made or journaled.
+            RefusedError: there is no room, a network that the VM can't be plugged into, or a domain of that uuid is known to the
+                hypervisor. Nothing was made or journaled.
             StorageError: a source can't be used, foreign files lie there, or the file system refused.
             HypervisorError: the hypervisor does not answer.
         """
@@ -43,8 +45,9 @@ class Creator:
         log.info("disks made", disks=sorted(made.disks))
 
     def _needed(self, journal: Journal) -> Needed:
-        def needed(domain: Domain, _: HypervisorFacts) -> int:
+        def needed(domain: Domain, facts: HypervisorFacts) -> int:
             settings = self._machine.settings
+            require_networks(domain, settings.allow.bridges, facts.networks)
             found = own_files(settings.instances_path, journal.uid, journal.created)
             return bytes_needed(domain, settings.allow, found)
 

@@ -4,6 +4,7 @@ import structlog
 
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.networks import require_networks
 from kubeferry.agent.reserver import Reserver
 from kubeferry.agent.storage.create import MARGIN, own_files
 from kubeferry.agent.virt.port import HypervisorFacts
@@ -29,8 +30,8 @@ class Preparer:
             disk_bytes: what the VM's files occupy at the source, in bytes.
 
         Raises:
-            RefusedError: another architecture, a machine type that is not offered, no room, or a domain of that uuid is known to
-                the hypervisor. Nothing was journaled, as with every other error.
+            RefusedError: another architecture, a machine type that is not offered, a network that the VM can't be plugged into, no
+                room, or a domain of that uuid is known to the hypervisor. Nothing was journaled, as with every other error.
             StorageError: `ForeignFiles`: something lies where the VM's files would; or it can't be told.
             HypervisorError: the hypervisor does not answer.
         """
@@ -38,6 +39,7 @@ class Preparer:
         def needed(domain: Domain, facts: HypervisorFacts) -> int:
             own_files(self._machine.settings.instances_path, domain.uuid, ())  # the journal is new: nothing here is the VM's own
             _check_kind(domain, facts)
+            require_networks(domain, self._machine.settings.allow.bridges, facts.networks)
             return disk_bytes + MARGIN
 
         held = await self._reserver.reserve(journal, needed)

@@ -14,12 +14,13 @@ from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.look import Look
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.networks import present_bridges
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.agent.storage.space import instances_file_system, occupied_bytes
 from kubeferry.agent.storage.sweep import trash_bytes
 from kubeferry.agent.virt.port import HypervisorError, HypervisorFacts
 from kubeferry.api import reasons
-from kubeferry.api.computenode import ComputeNodeStatus, Hypervisor, InstancesPath, InventoryItem
+from kubeferry.api.computenode import NETWORKS_TOLD, ComputeNodeStatus, Hypervisor, InstancesPath, InventoryItem
 from kubeferry.api.meta import Condition, Status, with_condition
 from kubeferry.api.names import PROTOCOL_VERSION
 from kubeferry.api.role import Role, RunState
@@ -74,6 +75,8 @@ class Report:
             machine_types=() if facts is None else facts.machine_types,
             cpu=None if facts is None else facts.cpu,
             memory=None if facts is None else facts.memory,
+            bridges=present_bridges(self._machine.settings.allow.bridges),
+            networks=() if facts is None else facts.networks[:NETWORKS_TOLD],
             ssh=self._machine.ssh,
             instances=None if room is None else dataclasses.replace(room, free=room.free - room.free % FREE_STEP),
             inventory=tuple(

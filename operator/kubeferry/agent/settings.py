@@ -7,7 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from kubeferry.api.computenode import NETWORKS_TOLD
 from kubeferry.api.names import SYSTEM_NAMESPACE
+from kubeferry.api.network import BridgeName
 from kubeferry.kube.telemetry import MetricsSettings
 
 AbsolutePath = Annotated[str, Field(pattern=r"^/")]
@@ -26,6 +28,8 @@ class AllowList(BaseModel):
     """Directories below which hostPath sources may lie."""
     kernel_paths: tuple[AbsolutePath, ...] = ()
     """Directories below which kernels and initial ramdisks may lie."""
+    bridges: Annotated[tuple[BridgeName, ...], Field(max_length=NETWORKS_TOLD)] = ()
+    """Bridges that VMs may be plugged into."""
 
 
 class DataPorts(BaseModel):

@@ -12,6 +12,7 @@ from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.log_names import bind_names
 from kubeferry.agent.machine import Machine
+from kubeferry.agent.networks import require_bridges
 from kubeferry.agent.storage.layout import disk_file
 from kubeferry.agent.storage.lock import image_is_free
 from kubeferry.agent.virt.port import ExpiredError, HypervisorError
@@ -73,7 +74,7 @@ class Starter:
             task: the task that asks; None: the agent itself.
 
         Raises:
-            RefusedError: the gate is shut, or a disk is in use; nothing was started.
+            RefusedError: the gate is shut, a disk is in use, or a bridge can't be had; nothing was started.
             StorageError: the journal or a disk can't be looked at; nothing was started.
             HypervisorError: the hypervisor refused, or the VM was not seen running.
             KubeError: the API server gave no answer, and without one nothing starts.
@@ -95,6 +96,7 @@ class Starter:
         if journal is None or journal.domain is None:
             raise RefusedError(reasons.GATE_SHUT, "this host has no journal of the VM, or it tells of no domain")
         await self._require_free_images(journal.domain)
+        await asyncio.to_thread(require_bridges, journal.domain, self._machine.settings.allow.bridges)
         asked = self._clock()
         try:
             placement = await self._cluster.get(Placement, uid)

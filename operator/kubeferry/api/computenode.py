@@ -8,10 +8,13 @@ from pydantic import Field
 from kubeferry.api.domain import Architecture
 from kubeferry.api.meta import Conditions, Meta
 from kubeferry.api.model import Bytes, Int, Uid, list_map, model
+from kubeferry.api.network import BridgeName
 from kubeferry.api.role import Role, RunState
 
 INVENTORY_LENGTH = 1024
 """Copies that a ComputeNode can list."""
+NETWORKS_TOLD = 256
+"""Bridges, and networks of libvirt, that a ComputeNode can list."""
 
 PublicKey = Annotated[str, Field(max_length=128, pattern=r"^ssh-ed25519 [A-Za-z0-9+/=]+$")]
 """An ed25519 public key as OpenSSH writes it, without a comment: `ssh-ed25519 AAAA...`."""
@@ -86,6 +89,13 @@ class ComputeNodeStatus:
     machine_types: Annotated[tuple[MachineType, ...], Field(max_length=256, description="Machine types on offer.")] = ()
     cpu: Annotated[NodeCpu | None, Field(description="Processors.")] = None
     memory: Annotated[Bytes | None, Field(description="Memory in bytes.")] = None
+    bridges: Annotated[
+        tuple[BridgeName, ...],
+        Field(max_length=NETWORKS_TOLD, description="Bridges of the host that VMs may be plugged into: those that its agent allows."),
+    ] = ()
+    networks: Annotated[
+        tuple[Annotated[str, Field(max_length=253)], ...], Field(max_length=NETWORKS_TOLD, description="Active networks of its libvirt.")
+    ] = ()
     ssh: Annotated[SshEndpoint | None, Field(description="How agents of other nodes reach this one.")] = None
     instances: Annotated[InstancesPath | None, Field(description="The file system that holds the disks.")] = None
     inventory: Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kubeferry.api.model import Bytes, HostFile, Int, Label, Uid, list_map, model
+from kubeferry.api.network import INTERFACES, InterfaceModel, MacAddress, NetworkSource
 
 
 class Architecture(StrEnum):
@@ -79,6 +80,16 @@ class DomainDisk:
 
 
 @model
+class DomainInterface:
+    """One network card of a VM."""
+
+    name: Annotated[Label, Field(description="The network's name.")]
+    model: Annotated[InterfaceModel, Field(description="The network card that the guest sees.")] = InterfaceModel.VIRTIO
+    mac: Annotated[MacAddress, Field(description="Its MAC address, stable for life.")]
+    network: Annotated[NetworkSource, Field(description="What it is plugged into.")]
+
+
+@model
 class Domain:
     """What a VM runs with (libvirt's domain). The agent renders XML from this alone, so a move changes no hardware."""
 
@@ -97,3 +108,21 @@ class Domain:
         tuple[DomainDisk, ...],
         Field(min_length=1, max_length=16, description="Disks in the order the guest sees them.", json_schema_extra=list_map("name")),
     ]
+    interfaces: Annotated[
+        tuple[DomainInterface, ...],
+        Field(
+            max_length=INTERFACES,
+            description="Network cards in the order the guest sees them.",
+            json_schema_extra=list_map("name"),
+        ),
+    ] = ()
+
+    @property
+    def bridges(self) -> frozenset[str]:
+        """The bridges that its interfaces are plugged into."""
+        return frozenset(each.network.bridge.name for each in self.interfaces if each.network.bridge is not None)
+
+    @property
+    def libvirt_networks(self) -> frozenset[str]:
+        """The networks of libvirt that its interfaces are plugged into."""
+        return frozenset(each.network.libvirt.name for each in self.interfaces if each.network.libvirt is not None)

@@ -7,7 +7,22 @@ from pydantic import Field
 
 from kubeferry.api.domain import Cpu, Memory
 from kubeferry.api.meta import Conditions, Meta
-from kubeferry.api.model import Bytes, Digest, Int, Message, Name, Reason, Rule, Time, Uid, immutable, model, model_with
+from kubeferry.api.model import (
+    Bytes,
+    Digest,
+    Int,
+    Message,
+    Name,
+    NodeSelector,
+    Reason,
+    Rule,
+    Time,
+    Uid,
+    immutable,
+    label_keys,
+    model,
+    model_with,
+)
 from kubeferry.api.scheduling import Scheduling
 from kubeferry.api.task import Storage
 
@@ -93,7 +108,8 @@ class Resize:
 
 
 @model_with(
-    *immutable("virtualMachine", "sourceNode", "targetNode", "strategy", "resize"),
+    *immutable("virtualMachine", "sourceNode", "targetNode", "addedNodeSelector", "strategy", "resize"),
+    label_keys("addedNodeSelector"),
     Rule(
         "has(self.decisionTimeoutSeconds) == has(self.onDecisionTimeout)",
         message="decisionTimeoutSeconds and onDecisionTimeout come together: one says when, the other what",
@@ -113,6 +129,9 @@ class MigrationSpec:
         Name | None, Field(description="The node where the VM must be, as a precondition; elsewhere it is not moved.")
     ] = None
     target_node: Annotated[Name | None, Field(description="The node to go to; absent: the scheduling pass chooses.")] = None
+    added_node_selector: Annotated[
+        NodeSelector | None, Field(description="Labels that the target must have, beside those of the VM's nodeSelector (KubeVirt's name).")
+    ] = None
     strategy: Annotated[Strategy, Field(description="Cold: the VM is powered off for the copy.")] = Strategy.COLD
     resize: Annotated[
         Resize | None, Field(description="CPU and memory that the VM is to have at the target; on Revert it has the old ones again.")

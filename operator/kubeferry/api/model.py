@@ -106,6 +106,16 @@ def immutable(*fields: str) -> tuple[Rule, ...]:
     )
 
 
+def label_keys(name: str) -> Rule:
+    """The rule that the keys of a NodeSelector are keys of labels: a schema can't say that of a map."""
+    form = r"^([a-z0-9][-a-z0-9.]{0,252}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+    return Rule(
+        f"!has(self.{name}) || self.{name}.all(key, key.size() <= 317 && key.matches('{form}'))",
+        message=f"{name} has a key that no label can have: it is [PREFIX/]NAME, as in `kubectl label`",
+        path=f".{name}",
+    )
+
+
 def list_map(key: str) -> JsonDict:
     """What marks a list as a map by that field (`x-kubernetes-list-type`): for `Field(json_schema_extra=...)`."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
@@ -144,5 +154,9 @@ MESSAGE_LENGTH = 4096
 Message = Annotated[str, Field(max_length=MESSAGE_LENGTH)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 """A BLAKE3 hash in hexadecimal digits."""
+NodeSelector = Annotated[
+    dict[str, Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]], Field(max_length=16)
+]
+"""Labels of a Node by key, all of which it must have (core/v1's nodeSelector)."""
 HostFile = Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/[^\x00-\x1f\x7f]+$")]
 """An absolute path on a hypervisor, without control characters: no system call takes a NUL, and no log should print the others."""

@@ -9,7 +9,8 @@ from pydantic import Field
 from kubeferry.api.domain import Architecture, Cpu, DiskBus, DiskFormat, KernelBoot, Memory
 from kubeferry.api.meta import Conditions, Meta
 from kubeferry.api.migration import MigrationPhase
-from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, Rule, immutable, list_map, model, model_with
+from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, NodeSelector, Rule, immutable, label_keys, list_map, model, model_with
+from kubeferry.api.network import INTERFACES, Interface, Network
 
 
 class RunStrategy(StrEnum):
@@ -74,7 +75,14 @@ class DiskDevice:
     )
 
 
-@model
+@model_with(
+    Rule(
+        "!has(self.interfaces) || self.interfaces.all(i, !has(i.macAddress) || "
+        "self.interfaces.exists_one(o, has(o.macAddress) && o.macAddress == i.macAddress))",
+        message="two interfaces have the same macAddress: give each one of its own, or none",
+        path=".interfaces",
+    )
+)
 class Devices:
     """Devices of the guest."""
 
@@ -87,6 +95,14 @@ class Devices:
             json_schema_extra=list_map("name"),
         ),
     ]
+    interfaces: Annotated[
+        tuple[Interface, ...],
+        Field(
+            max_length=INTERFACES,
+            description="Network cards in the order the guest sees them.",
+            json_schema_extra=list_map("name"),
+        ),
+    ] = ()
 
 
 @model_with(*immutable("machine", "firmware", "devices"))
@@ -135,10 +151,12 @@ class Volume:
 
 
 _DISKS, _VOLUMES = "self.domain.devices.disks", "self.volumes"
+_INTERFACES, _NETWORKS = "self.domain.devices.interfaces", "self.networks"
 
 
 @model_with(
-    *immutable("architecture", "volumes"),
+    *immutable("architecture", "networks", "volumes"),
+    label_keys("nodeSelector"),
     Rule(
         f"{_DISKS}.size() == {_VOLUMES}.size() && {_DISKS}.all(d, {_VOLUMES}.exists(v, v.name == d.name))",
         message="domain.devices.disks and volumes must name each other: each disk needs one volume of its name, and each volume a disk",
@@ -149,15 +167,29 @@ _DISKS, _VOLUMES = "self.domain.devices.disks", "self.volumes"
         message="the volumes' hostPath sources name several nodes: all must lie on one, where the VM is made",
         path=".volumes",
     ),
+    Rule(
+        f"(has({_INTERFACES}) ? {_INTERFACES}.size() : 0) == (has({_NETWORKS}) ? {_NETWORKS}.size() : 0) && "
+        f"(!has({_INTERFACES}) || !has({_NETWORKS}) || {_INTERFACES}.all(i, {_NETWORKS}.exists(n, n.name == i.name)))",
+        message="domain.devices.interfaces and networks must name each other: each interface needs one network of its name, "
+        "and each network an interface",
+        path=".networks",
+    ),
 )
 class VirtualMachineTemplateSpec:
     """What the VM is made of."""
 
     architecture: Annotated[Architecture, Field(description="CPU architecture of the guest.")] = Architecture.AMD64
+    node_selector: Annotated[
+        NodeSelector, Field(description="Labels that a node must have; asked when a node is chosen, at the next move if it changes.")
+    ] = dataclasses.field(default_factory=dict)
     termination_grace_period_seconds: Annotated[
         Int, Field(ge=0, le=3600, description="Seconds that the guest gets to shut down, before force.")
     ] = 60
     domain: Annotated[DomainTemplate, Field(description="The machine as the guest sees it.")]
+    networks: Annotated[
+        tuple[Network, ...],
+        Field(max_length=INTERFACES, description="Networks that the interfaces name.", json_schema_extra=list_map("name")),
+    ] = ()
     volumes: Annotated[
         tuple[Volume, ...],
         Field(

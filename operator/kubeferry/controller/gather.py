@@ -10,6 +10,7 @@ from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.store import Store
 from kubeferry.core import deletion
 from kubeferry.core.decision import live_reads
+from kubeferry.core.domain import mac_addresses
 from kubeferry.core.migration import finished, unaccounted
 from kubeferry.core.observed import Host, Observed
 from kubeferry.kube.client import Cluster, S
@@ -49,7 +50,15 @@ class Gatherer:
         tasks = self._store.tasks(uid)
         deletable = await self._deletable(vm, placement)
         return Observed(
-            vm=vm, placement=placement, tasks=tasks, hosts=hosts, migrations=migrations, gone=gone, live=live, deletable=deletable
+            vm=vm,
+            placement=placement,
+            tasks=tasks,
+            hosts=hosts,
+            mac_users={} if vm is None or placement is not None else self._mac_users(vm),
+            migrations=migrations,
+            gone=gone,
+            live=live,
+            deletable=deletable,
         )
 
     async def without_vm(self, namespace: str, name: str) -> tuple[Migration, ...]:
@@ -61,6 +70,10 @@ class Gatherer:
         if self._store.vm_named(namespace, name) is None and await self._get(VirtualMachine, name, namespace) is None:
             return self._store.migrations(namespace, name)
         return ()
+
+    def _mac_users(self, vm: VirtualMachine) -> Mapping[str, str]:
+        users = ((mac, self._store.mac_user(mac, vm.metadata.uid)) for mac in mac_addresses(vm).values())
+        return {mac: user for mac, user in users if user is not None}
 
     async def _migrations(self, vm: VirtualMachine, placement: Placement | None) -> tuple[Migration, ...]:
         """Those that name the VM, the oldest first; each that has not finished, or that the Placement knows, is read live."""

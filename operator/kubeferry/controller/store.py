@@ -41,6 +41,8 @@ class PlacedOn:
     """Virtual CPUs that each copy holds: what the VM runs with or what it is to run with, whichever is more; so is memory."""
     memory: int
     """Bytes that each copy holds."""
+    vm: str
+    """NAMESPACE/NAME of the VM."""
     holder: str
     """NAMESPACE/NAME of the Migration that has the VM's lock, else of the VM."""
     awaiting_since: datetime | None
@@ -73,6 +75,7 @@ class Store:
         self._tasks = Index()  # task -> its VM
         self._sources = Index()  # VM -> the nodes where its hostPath sources lie
         self._placed = Index()  # VM -> the nodes that its Placement names
+        self._addresses = Index()  # VM -> the MAC addresses that its Placement has
         self._migrations = Index()  # Migration -> its VM, both as NAMESPACE/NAME
         self.unreadable: dict[tuple[type[Stored], Place], Unreadable] = {}
         """Objects that nothing is done with until they change: their bodies break the model."""
@@ -118,6 +121,12 @@ class Store:
         """The Placements that name a node: that of a VM on the move names both until its discard is acknowledged."""
         placements = (self._objects[Placement]["", uid] for uid in self._placed.naming(node))
         return tuple(each for each in placements if isinstance(each, PlacedOn))
+
+    def mac_user(self, mac: str, but: str) -> str | None:
+        """NAMESPACE/NAME of a VM whose Placement has that MAC address, the VM of uid `but` left out."""
+        others = sorted(self._addresses.naming(mac) - {but})
+        found = self._objects[Placement].get(("", others[0])) if others else None
+        return found.vm if isinstance(found, PlacedOn) else None
 
     def known(self, kind: type[Stored]) -> Mapping[Place, str]:
         """The uid of every object of that kind that is held, the unreadable ones too."""
@@ -207,6 +216,7 @@ class Store:
                 self._sources.remove(held.metadata.uid)
             case PlacedOn():
                 self._placed.remove(held.metadata.name)
+                self._addresses.remove(held.metadata.name)
             case HostTask():
                 self._tasks.remove(held.metadata.name)
             case ComputeNode():
@@ -224,6 +234,7 @@ class Store:
                 self._sources.put(value.metadata.uid, (volume.local_disk.source.host_path.node for volume in volumes))
             case Placement():
                 self._placed.put(value.metadata.name, _nodes(value))
+                self._addresses.put(value.metadata.name, (interface.mac for interface in value.spec.domain.interfaces))
             case HostTask():
                 self._tasks.put(value.metadata.name, (value.spec.placement.name,))
             case ComputeNode():
@@ -266,7 +277,8 @@ def _age(migration: Migration) -> tuple[datetime, str]:
 def _kept(placement: Placement) -> PlacedOn:
     spec, lock = placement.spec, placement.spec.lock
     domains = [spec.domain] if spec.move is None else [spec.domain, spec.move.domain]
-    move, holder = None, f"{spec.virtual_machine.namespace}/{spec.virtual_machine.name}"
+    vm = f"{spec.virtual_machine.namespace}/{spec.virtual_machine.name}"
+    move, holder = None, vm
     if lock is not None and lock.kind == LockKind.MIGRATION:
         move, holder = spec.move, f"{lock.namespace}/{lock.name}"
     if move is not None and move.direction != Direction.FORWARD:  # it fills nothing, and waits for nobody
@@ -277,6 +289,7 @@ def _kept(placement: Placement) -> PlacedOn:
         nodes=_nodes(placement),
         cpus=max(domain.cpu_cores for domain in domains),
         memory=max(domain.memory for domain in domains),
+        vm=vm,
         holder=holder,
         awaiting_since=move.awaiting_since if move is not None else None,
         filled=filling.target if filling is not None else None,

@@ -1,8 +1,12 @@
 """From a VirtualMachine to the Domain that runs."""
 
+from collections.abc import Mapping
+from hashlib import sha256
+
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNodeStatus
-from kubeferry.api.domain import DiskSource, Domain, DomainDisk, HostPath
+from kubeferry.api.domain import DiskSource, Domain, DomainDisk, DomainInterface, HostPath
+from kubeferry.api.network import Interface, NetworkSource
 from kubeferry.api.virtualmachine import VirtualMachine
 
 
@@ -34,7 +38,7 @@ def render(vm: VirtualMachine, node: ComputeNodeStatus) -> Domain:
     """What the VM runs with on a node like that one; the machine type becomes canonical here, and stays.
 
     Raises:
-        SpecError: disks and volumes do not name each other, or the node does not offer the machine type.
+        SpecError: disks and volumes, or interfaces and networks, do not name each other; the node does not offer the machine type.
     """
     template = vm.spec.template.spec
     volumes = {volume.name: volume.local_disk for volume in template.volumes}
@@ -64,7 +68,63 @@ def render(vm: VirtualMachine, node: ComputeNodeStatus) -> Domain:
             )
             for disk in template.domain.devices.disks
         ),
+        interfaces=_interfaces(vm),
     )
+
+
+def mac_addresses(vm: VirtualMachine) -> Mapping[str, str]:
+    """The MAC address of each interface, by its name: the one that its owner wrote, else one that is made, the same at each call."""
+    return {interface.name: _mac_address(vm.metadata.uid, interface) for interface in vm.spec.template.spec.domain.devices.interfaces}
+
+
+def require_free_addresses(domain: Domain, users: Mapping[str, str]) -> None:
+    """Refuse a MAC address that another VM has: two in one network would take each other's packets.
+
+    Args:
+        domain: what the new VM runs with.
+        users: NAMESPACE/NAME of the VM that has an address, by address.
+
+    Raises:
+        SpecError: `MACAddressInUse`.
+    """
+    for interface in domain.interfaces:
+        if (user := users.get(interface.mac)) is not None:
+            raise SpecError(
+                reasons.MAC_ADDRESS_IN_USE,
+                f"interface {interface.name} has the MAC address {interface.mac}, which VM {user} has already: "
+                "make this VM anew with another one, or with none, and one is made",
+            )
+
+
+def _interfaces(vm: VirtualMachine) -> tuple[DomainInterface, ...]:
+    template = vm.spec.template.spec
+    networks = {network.name: network for network in template.networks}
+    interfaces = template.domain.devices.interfaces
+    names = [interface.name for interface in interfaces]
+    if sorted(names) != sorted(networks) or len(networks) != len(template.networks):
+        raise SpecError(
+            reasons.INVALID_SPEC,
+            f"domain.devices.interfaces names {', '.join(names) or 'none'}, networks has {', '.join(networks) or 'none'}: "
+            "each interface needs exactly one network of its name, and each network an interface",
+        )
+    addresses = mac_addresses(vm)
+    return tuple(
+        DomainInterface(
+            name=interface.name,
+            model=interface.model,
+            mac=addresses[interface.name],
+            network=NetworkSource(bridge=network.bridge, libvirt=network.libvirt, user=network.user),
+        )
+        for interface in interfaces
+        for network in (networks[interface.name],)
+    )
+
+
+def _mac_address(uid: str, interface: Interface) -> str:
+    if interface.mac_address is not None:
+        return interface.mac_address
+    made = sha256(f"{uid}/{interface.name}".encode()).digest()[:5]
+    return (b"\x02" + made).hex(":")  # 02: of one card, locally administered (IEEE 802)
 
 
 def _canonical(machine_type: str, node: ComputeNodeStatus) -> str:

@@ -170,6 +170,7 @@ def wish(spec: PlacementSpec, migration: Migration, observed: Observed, source: 
         disk: bytes that the VM's files occupy.
     """
     domain = spec.domain if observed.vm is None else resize.wished(spec, observed.vm, migration)
+    own = {} if observed.vm is None else observed.vm.spec.template.spec.node_selector
     return Place(
         migration_uid=migration.metadata.uid,
         vm_uid=spec.virtual_machine.uid,
@@ -177,6 +178,11 @@ def wish(spec: PlacementSpec, migration: Migration, observed: Observed, source: 
         target=migration.spec.target_node,
         attempted=attempted,
         holders=_holders(spec, observed) - {source},
+        labels=frozenset(own.items() | (migration.spec.added_node_selector or {}).items()),
+        architecture=spec.domain.architecture,
+        machine_type=spec.domain.machine_type,
+        bridges=spec.domain.bridges,
+        networks=spec.domain.libvirt_networks,
         memory=domain.memory,
         cpus=domain.cpu_cores,
         bytes=disk,

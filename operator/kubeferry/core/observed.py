@@ -1,9 +1,11 @@
 """What was read before a decision, and the decision: values only."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from kubeferry.api.computenode import ComputeNodeStatus, InventoryItem
+from kubeferry.api.domain import Architecture
 from kubeferry.api.meta import is_true
 from kubeferry.api.migration import Migration, MigrationStatus
 from kubeferry.api.placement import Placement, PlacementSpec, Resources
@@ -71,6 +73,15 @@ class Place:
     """Nodes that this Migration has tried."""
     holders: frozenset[str]
     """Nodes, the source left out, that hold a copy of the VM: one that is to be discarded, or that nobody names."""
+    labels: frozenset[tuple[str, str]]
+    """Labels that a node must have, key and value: the VM's and the Migration's."""
+    architecture: Architecture
+    machine_type: str
+    """The canonical one."""
+    bridges: frozenset[str]
+    """Bridges that the VM is plugged into."""
+    networks: frozenset[str]
+    """Networks of libvirt that the VM is plugged into."""
     memory: int
     """Bytes that the VM needs."""
     cpus: int
@@ -103,6 +114,8 @@ class Observed:
     """The HostTasks of this VM, by name."""
     hosts: tuple[Host, ...]
     """Every hypervisor, by name."""
+    mac_users: Mapping[str, str] = field(default_factory=dict)
+    """NAMESPACE/NAME of another VM whose Placement has an address that this one asks for, by address; of a VM without Placement."""
     migrations: tuple[Migration, ...] = ()
     """Every Migration that names the VM, the oldest first; the one that has its lock was looked for consistently."""
     gone: frozenset[str] = frozenset()

@@ -25,7 +25,7 @@ from kubeferry.core import (
     resize,
     trouble,
 )
-from kubeferry.core.domain import SpecError, pinned_node, render
+from kubeferry.core.domain import SpecError, pinned_node, render, require_free_addresses
 from kubeferry.core.limits import LIMITS, Limits
 from kubeferry.core.observed import CreatePlacement, Observed, ReplacePlacement, TellMigration, VmDecision
 
@@ -223,6 +223,8 @@ def _first(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str)
         raise _NotKnownYetError(reasons.NODE_NOT_READY, f"whether the agent of {node} lives is not known yet")
     if not host.ready:
         raise SpecError(reasons.NODE_NOT_READY, f"the agent of {node} is not ready: see `kubectl get computenode {node} -o yaml`")
+    domain = render(vm, host.status)
+    require_free_addresses(domain, observed.mac_users)
     meta = vm.metadata
     reference = VirtualMachineReference(api_group=GROUP, kind="VirtualMachine", namespace=meta.namespace, name=meta.name, uid=meta.uid)
     spec = PlacementSpec(
@@ -232,7 +234,7 @@ def _first(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str)
         node_name=node,
         host_id=host.status.host_id,
         running=power.wanted(vm),
-        domain=render(vm, host.status),
+        domain=domain,
         seq=0,
         copies=(Copy(node=node, host_id=host.status.host_id, epoch_id=fresh_id),),
     )

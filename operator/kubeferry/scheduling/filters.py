@@ -67,6 +67,19 @@ class Schedulable:
         return None
 
 
+class NodeSelector:
+    """The VM goes only where its owner lets it (Nova's AggregateInstanceExtraSpecsFilter)."""
+
+    name = "NodeSelector"
+
+    def check(self, candidate: Candidate, request: Request) -> Reject | None:
+        """Reject a node that lacks a label that the VM or its Migration asks for."""
+        lacking = sorted(f"{key}={value}" for key, value in request.labels if candidate.labels.get(key) != value)
+        if not lacking:
+            return None
+        return Reject(reasons.NODE_SELECTOR_MISMATCH, f"it lacks the label {', '.join(lacking)}")
+
+
 class TargetNode:
     """A pinned target is obeyed (Nova's requested_destination)."""
 

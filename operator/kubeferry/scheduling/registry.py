@@ -3,18 +3,22 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from kubeferry.scheduling import room, weighers
+from kubeferry.scheduling import hardware, room, weighers
 from kubeferry.scheduling.allocation import Allocations
-from kubeferry.scheduling.filters import Filter, Ready, Retry, Schedulable, SourceNode, StaleCopy, TargetNode
+from kubeferry.scheduling.filters import Filter, NodeSelector, Ready, Retry, Schedulable, SourceNode, StaleCopy, TargetNode
 from kubeferry.scheduling.weighers import Weigher
 
 FILTERS: tuple[Filter, ...] = (
     Ready(),
     Schedulable(),
+    NodeSelector(),
     TargetNode(),
     Retry(),
     StaleCopy(),
     SourceNode(),
+    hardware.Architecture(),
+    hardware.MachineType(),
+    hardware.Network(),
     room.Cpu(),
     room.Memory(),
     room.Disk(),

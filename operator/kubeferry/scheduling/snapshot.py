@@ -1,8 +1,10 @@
 """What a pass looks at: the nodes as they were seen at one moment, and what is asked for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from kubeferry.api.domain import Architecture
 from kubeferry.api.node import Taint
 
 
@@ -50,6 +52,15 @@ class Candidate:
     unschedulable: bool
     """It is cordoned."""
     taints: tuple[Taint, ...]
+    labels: Mapping[str, str]
+    architecture: Architecture | None
+    """Of its CPUs; None: its agent does not tell."""
+    machine_types: frozenset[str]
+    """Every name by which its hypervisor offers a machine: canonical ones and aliases."""
+    bridges: frozenset[str]
+    """Bridges that VMs may be plugged into there."""
+    networks: frozenset[str]
+    """Active networks of its libvirt."""
     processors: int | None
     """CPUs as the agent tells; None: it does not tell. No VM may have more virtual ones, however often they are given out."""
     cpu: Supply
@@ -74,6 +85,15 @@ class Request:
     """Nodes that have refused already."""
     holders: frozenset[str]
     """Nodes, the source left out, that hold a copy of the VM: one that is to be discarded, or that nobody names."""
+    labels: frozenset[tuple[str, str]]
+    """Labels that a node must have, key and value."""
+    architecture: Architecture
+    machine_type: str
+    """Of a VM that ran before, the canonical one."""
+    bridges: frozenset[str]
+    """Bridges that the VM is plugged into."""
+    networks: frozenset[str]
+    """Networks of libvirt that the VM is plugged into."""
     cpus: int
     """Virtual CPUs that the VM needs."""
     memory: int

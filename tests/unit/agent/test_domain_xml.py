@@ -8,7 +8,8 @@ from builders import UID, domain
 from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.agent.virt.xml import render
 from kubeferry.api import reasons
-from kubeferry.api.domain import Domain, KernelBoot
+from kubeferry.api.domain import Domain, DomainInterface, KernelBoot
+from kubeferry.api.network import BridgeNetwork, LibvirtNetwork, NetworkSource, UserNetwork
 
 DIRECTORY = f"/var/lib/kubeferry/instances/{UID}"
 
@@ -72,7 +73,7 @@ def test_the_initrd_and_the_command_line_are_the_copied_ones() -> None:
     assert (boot.findtext("initrd"), boot.findtext("cmdline")) == (f"{DIRECTORY}/initrd", "console=ttyS0")
 
 
-@pytest.mark.parametrize("path", ["os/initrd", "os/cmdline", "devices/disk/boot"])
+@pytest.mark.parametrize("path", ["os/initrd", "os/cmdline", "devices/disk/boot", "devices/interface"])
 def test_what_the_domain_does_not_name_is_left_out(path: str) -> None:
     assert rendered(domain()).find(path) is None
 
@@ -89,6 +90,25 @@ def test_the_boot_order_is_the_disks() -> None:
     order = rendered(domain(disks=(first,))).find("devices/disk/boot")
     assert order is not None
     assert order.get("order") == "7"
+
+
+def test_each_network_card_has_its_address_and_is_plugged_into_its_network_in_order() -> None:
+    sources = (
+        NetworkSource(libvirt=LibvirtNetwork(name="default")),
+        NetworkSource(bridge=BridgeNetwork(name="br0")),
+        NetworkSource(user=UserNetwork()),
+        NetworkSource(bridge=BridgeNetwork(name="br1")),
+    )
+    cards = tuple(DomainInterface(name=f"n{i}", mac=f"02:00:00:00:00:0{i}", network=source) for i, source in enumerate(sources))
+    found = rendered(domain(interfaces=cards)).findall("devices/interface")
+    seen = [ElementTree.tostring(card, encoding="unicode") for card in found]
+    model = '<model type="virtio" />'
+    assert seen == [
+        f'<interface type="network"><mac address="02:00:00:00:00:00" /><source network="default" />{model}</interface>',
+        f'<interface type="bridge"><mac address="02:00:00:00:00:01" /><source bridge="br0" />{model}</interface>',
+        f'<interface type="user"><mac address="02:00:00:00:00:02" />{model}</interface>',
+        f'<interface type="bridge"><mac address="02:00:00:00:00:03" /><source bridge="br1" />{model}</interface>',
+    ]
 
 
 @pytest.mark.parametrize(

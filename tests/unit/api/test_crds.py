@@ -50,7 +50,9 @@ def test_every_string_and_list_is_bounded(resource: Resource) -> None:
             return "maxItems" not in node
         if node.get("type") == "string" or node.get("x-kubernetes-int-or-string"):
             return "maxLength" not in node and "enum" not in node
-        return "additionalProperties" in node or node.get("x-kubernetes-preserve-unknown-fields", False)
+        if "additionalProperties" in node:
+            return "maxProperties" not in node
+        return node.get("x-kubernetes-preserve-unknown-fields", False)
 
     assert [path for path, node in fields(resource) if open_ended(node)] == []
 

@@ -128,6 +128,14 @@ def test_an_agents_allow_list_takes_absolute_paths_only(tmp_path: Path) -> None:
     assert "allow.hostPaths.0" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["", "../br0", "br0/..", "b" * 16])
+def test_an_agents_allow_list_takes_names_of_bridges_only(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, f"nodeName: a\nmigrationAddress: 127.0.0.1\nallow: {{bridges: [br0, '{name}']}}")
+    result = CliRunner().invoke(app, ["agent", "--config", str(path)])
+    assert result.exit_code == 2
+    assert "allow.bridges.1" in result.stderr
+
+
 @pytest.mark.parametrize("address", ["", "host-b", "192.0.2.1\nPermitRootLogin yes", "192.0.2.1/24", "192.0.2.256"])
 def test_an_agents_migration_address_is_an_ip_address(tmp_path: Path, address: str) -> None:
     path = written(tmp_path, f"nodeName: a\nmigrationAddress: {json.dumps(address)}")

@@ -279,3 +279,23 @@ async def test_the_kinds_are_read_when_a_vm_is_to_go_and_not_before(
     await cluster.replace(Placement, placement.metadata, dataclasses.replace(placement.spec, lock=lock))
     assert not (await gatherer.gather(vm.metadata.uid, NOON)).deletable, "it holds the lock: it was found out before"
     assert asked == [1]
+
+
+async def test_a_vm_without_a_placement_is_told_of_who_has_an_address_that_it_asks_for_and_a_placed_one_is_not(
+    gatherer: Gatherer, cluster: Cluster, server: FakeServer, store: Store
+) -> None:
+    asked = {"name": "default", "macAddress": "02:00:00:00:00:01"}
+    vms = []
+    for name in ("web-0", "web-1"):
+        body = vm_body(name)
+        template = body["spec"]["template"]["spec"]
+        template["domain"]["devices"]["interfaces"] = [asked, {"name": "other"}]
+        template["networks"] = [{"name": "default", "user": {}}, {"name": "other", "user": {}}]
+        made = load(VirtualMachine, await server.create(Ref(endpoint(VirtualMachine), name, "shop"), body))
+        vms.append(await cluster.patch_finalizers(VirtualMachine, made.metadata, [FINALIZER]))
+        store.remember(vms[-1])
+    first, second = vms
+    assert (await gatherer.gather(first.metadata.uid, NOON)).mac_users == {}
+    store.remember(await cluster.create(Placement, Meta(name=first.metadata.uid), spec=first_spec(first)))
+    assert (await gatherer.gather(first.metadata.uid, NOON)).mac_users == {}
+    assert (await gatherer.gather(second.metadata.uid, NOON)).mac_users == {"02:00:00:00:00:01": "shop/web-0"}

@@ -10,6 +10,7 @@ from samples import node_body, node_status
 from structlog.typing import EventDict
 
 from kubeferry.api.computenode import ComputeNode
+from kubeferry.api.domain import Architecture
 from kubeferry.api.model import load
 from kubeferry.api.node import Node
 from kubeferry.api.placement import Placement
@@ -32,6 +33,11 @@ PLACE = Place(
     target=None,
     attempted=frozenset(),
     holders=frozenset(),
+    labels=frozenset(),
+    architecture=Architecture.AMD64,
+    machine_type="pc-q35-7.2",
+    bridges=frozenset(),
+    networks=frozenset(),
     memory=GIB,
     cpus=1,
     bytes=GIB,
@@ -63,8 +69,10 @@ class Bench:
         self.versions += 1
         return body | {"metadata": {"name": name, "uid": f"uid-of-{name}", "resourceVersion": str(self.versions)}}
 
-    def node(self, name: str, **spec: Any) -> None:
-        self.store.put(Node, self.stored(node_body(name, **spec), name))
+    def node(self, name: str, labels: dict[str, str] | None = None, **spec: Any) -> None:
+        body = self.stored(node_body(name, **spec), name)
+        body["metadata"]["labels"] = labels or {}
+        self.store.put(Node, body)
 
     def host(self, name: str, **status: Any) -> None:
         self.store.put(ComputeNode, self.stored({"status": node_status(**status)}, name))
@@ -243,12 +251,32 @@ def test_the_report_tells_what_the_pass_found(bench: Bench) -> None:
     [
         ({"target": "a"}, "1 IsSource (a: the VM is there already), 2 NotTheTarget (b, c: a is asked for)"),
         ({"target": "b", "attempted": frozenset("b")}, "1 Attempted (b: it was tried, and refused), 2 NotTheTarget (a, c: b is asked for)"),
+        ({"labels": frozenset({("disk", "ssd")})}, "3 NodeSelectorMismatch (a, b, c: it lacks the label disk=ssd)"),
+        (
+            {"machine_type": "pc-q35-9.0"},
+            "1 IsSource (a: the VM is there already), 2 MachineTypeUnavailable (b, c: its QEMU does not offer the machine type pc-q35-9.0)",
+        ),
+        (
+            {"bridges": frozenset({"br0"})},
+            "1 IsSource (a: the VM is there already), 2 NetworkUnavailable (b, c: it has no bridge br0 for VMs)",
+        ),
+        (
+            {"networks": frozenset({"default"})},
+            "1 IsSource (a: the VM is there already), 2 NetworkUnavailable (b, c: it has no active libvirt network default)",
+        ),
         ({"holders": frozenset("bc")}, "1 IsSource (a: the VM is there already), 2 StaleCopy (b, c: it still holds a copy of the VM)"),
     ],
 )
 def test_what_the_migration_asks_for_and_knows_reaches_the_filters(bench: Bench, asked: dict[str, Any], says: str) -> None:
     choice = bench.place(**asked)
     assert (choice.node, choice.message) == (None, f"0 of 3 nodes are feasible: {says}")
+
+
+def test_a_node_that_has_the_labels_and_the_networks_is_chosen(bench: Bench) -> None:
+    bench.node("c", labels={"disk": "ssd", "zone": "1"})
+    bench.host("c", bridges=["br0", "br1"], networks=["default"])
+    asked = {"labels": frozenset({("disk", "ssd")}), "bridges": frozenset({"br1"}), "networks": frozenset({"default"})}
+    assert bench.place(**asked).node == "c"
 
 
 def test_a_pinned_target_is_chosen(bench: Bench) -> None:
@@ -265,8 +293,10 @@ def test_a_pinned_target_is_chosen(bench: Bench) -> None:
         (lambda bench: bench.leases.saw({"a": "now", "b": "now"}, bench.now), "its agent's Lease is old"),
         (lambda bench: bench.node("c", unschedulable=True), "it is cordoned"),
         (lambda bench: bench.node("c", taints=[{"key": "x", "effect": "NoSchedule"}]), "it has the taint x:NoSchedule"),
+        (lambda bench: bench.host("c", architecture=None), "its CPU architecture is not told, amd64 is needed"),
+        (lambda bench: bench.host("c", machineTypes=[{"name": "q35"}]), "its QEMU does not offer the machine type pc-q35-7.2"),
     ],
-    ids=["not ready", "unknown", "no Node", "hypervisor not ready", "no Lease", "cordoned", "tainted"],
+    ids=["not ready", "unknown", "no Node", "hypervisor not ready", "no Lease", "cordoned", "tainted", "architecture", "machine type"],
 )
 def test_facts_of_node_lease_and_hypervisor_count(bench: Bench, spoil: Callable[[Bench], object], says: str) -> None:
     assert bench.place(target="c").node == "c"
@@ -318,7 +348,7 @@ def test_a_pass_is_logged_with_what_each_filter_left_what_each_node_weighs_and_w
         "log_level": "info",
         "migration_uid": "move-1",
         "candidates": 3,
-        "left": dict.fromkeys(FILTER_NAMES[:5], 3) | dict.fromkeys(("SourceNode", "CPU", "Memory", "Disk"), 2),
+        "left": dict.fromkeys(FILTER_NAMES, 2) | dict.fromkeys(FILTER_NAMES[: FILTER_NAMES.index("SourceNode")], 3),
         "weights": {"c": {"RAM": 1000, "CPU": 1000, "Disk": 0}, "b": {"RAM": 0, "CPU": 0, "Disk": 0}},
         "node": "c",
         "score": 2000,

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode
+from kubeferry.api.domain import Architecture
 from kubeferry.api.meta import Condition, Meta, condition
 from kubeferry.api.migration import Migration
 from kubeferry.api.model import load
@@ -136,7 +137,20 @@ async def test_a_stranger_that_bears_a_tasks_name_is_told_until_it_is_gone(
 
 
 PLACE = Place(
-    migration_uid="m-1", vm_uid="vm-1", source="n1", target=None, attempted=frozenset(), holders=frozenset(), memory=1, cpus=1, bytes=1
+    migration_uid="m-1",
+    vm_uid="vm-1",
+    source="n1",
+    target=None,
+    attempted=frozenset(),
+    holders=frozenset(),
+    labels=frozenset(),
+    architecture=Architecture.AMD64,
+    machine_type="pc-q35-7.2",
+    bridges=frozenset(),
+    networks=frozenset(),
+    memory=1,
+    cpus=1,
+    bytes=1,
 )
 
 

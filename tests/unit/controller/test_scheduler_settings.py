@@ -44,7 +44,7 @@ scheduler:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("filters: [Ready, Weather]", "scheduler: Value error, there is no filter Weather: there are Ready, Schedulable, TargetNode,"),
+        ("filters: [Ready, Weather]", "scheduler: Value error, there is no filter Weather: there are Ready, Schedulable, NodeSelector,"),
         ("weighers: {Weather: 1}", "scheduler: Value error, there is no weigher Weather: there are RAM, CPU, Disk"),
         ("weighers: {RAM: 0.5}", "scheduler.weighers.RAM: Input should be a valid integer"),
         ("weighers: {RAM: 1000001}", "scheduler.weighers.RAM: Input should be less than or equal to 1000000"),

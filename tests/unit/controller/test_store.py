@@ -52,7 +52,7 @@ def placement(
     version: int = 1,
     lock: str | None = None,
     move: dict[str, Any] | None = None,
-    **domain: int,
+    **domain: Any,
 ) -> dict[str, Any]:
     spec = {
         "virtualMachine": {"apiGroup": "kubeferry.io", "kind": "VirtualMachine", "namespace": "shop", "name": "web-0", "uid": vm},
@@ -344,3 +344,16 @@ def test_an_object_that_can_be_read_again_or_went_is_no_longer_counted(store: St
     store.put(VirtualMachine, broken(vm(version=3)))
     store.remove(VirtualMachine, vm(version=4))
     assert store.unreadable == {}
+
+
+def test_who_has_a_mac_address_is_told_but_for_the_vm_that_asks_and_until_its_placement_is_gone(store: Store) -> None:
+    card = {"name": "default", "mac": "02:00:00:00:00:01", "network": {"user": {}}}
+    store.put(Placement, placement("vm-1", interfaces=[card]))
+    assert store.mac_user("02:00:00:00:00:01", "vm-2") == "shop/web-0"
+    assert store.mac_user("02:00:00:00:00:01", "vm-1") is None
+    assert store.mac_user("02:00:00:00:00:02", "vm-2") is None
+    store.put(Placement, placement("vm-1", version=2, interfaces=[card | {"mac": "02:00:00:00:00:02"}]))
+    assert store.mac_user("02:00:00:00:00:01", "vm-2") is None
+    assert store.mac_user("02:00:00:00:00:02", "vm-2") == "shop/web-0"
+    store.remove(Placement, placement("vm-1", version=3))
+    assert store.mac_user("02:00:00:00:00:02", "vm-2") is None

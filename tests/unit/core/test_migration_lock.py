@@ -1,5 +1,6 @@
 """How a migration takes the VM's lock, and what keeps it from it."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -7,8 +8,10 @@ from builders import NOON, host, migration, placement, vm
 from move_life import Life
 
 from kubeferry.api import reasons
+from kubeferry.api.domain import DomainInterface
 from kubeferry.api.migration import MigrationPhase
 from kubeferry.api.names import FINALIZER
+from kubeferry.api.network import BridgeNetwork, LibvirtNetwork, NetworkSource, UserNetwork
 from kubeferry.api.placement import Direction, LockKind, StepState
 from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import Verb
@@ -47,6 +50,24 @@ def test_the_pass_is_asked_with_what_it_needs_to_know() -> None:
     life.step()
     (place,) = {(p.source, p.target, p.holders, p.memory) for p in life.places}
     assert place == ("a", "c", frozenset({"c"}), 512 << 20)
+
+
+def test_the_pass_is_asked_for_a_node_with_the_vms_hardware_networks_and_labels_and_the_migrations_labels() -> None:
+    life = Life(migration(addedNodeSelector={"disk": "ssd", "zone": "b"}))
+    sources = (
+        NetworkSource(bridge=BridgeNetwork(name="br0")),
+        NetworkSource(libvirt=LibvirtNetwork(name="default")),
+        NetworkSource(user=UserNetwork()),
+    )
+    cards = tuple(DomainInterface(name=f"n{i}", mac=f"02:00:00:00:00:0{i}", network=source) for i, source in enumerate(sources))
+    life.vm = vm(nodeSelector={"zone": "a", "gpu": ""})
+    life.placement = placement(dataclasses.replace(life.spec, domain=dataclasses.replace(life.spec.domain, interfaces=cards)))
+    life.target = None
+    life.step()
+    place = life.places[-1]
+    assert (place.architecture, place.machine_type) == ("amd64", "pc-q35-7.2")
+    assert (place.bridges, place.networks) == (frozenset({"br0"}), frozenset({"default"}))
+    assert place.labels == {("disk", "ssd"), ("zone", "b"), ("zone", "a"), ("gpu", "")}
 
 
 def test_a_copy_that_is_gone_is_in_nobodys_way() -> None:

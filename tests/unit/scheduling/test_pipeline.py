@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from pass_values import CANDIDATE, REQUEST
 
 from kubeferry.api import reasons
 from kubeferry.api.scheduling import RankedNode, RejectedNodes, Scheduling, Weight
@@ -13,15 +14,12 @@ from kubeferry.scheduling.registry import FILTERS
 from kubeferry.scheduling.snapshot import Candidate, Request, Snapshot, Supply
 from kubeferry.scheduling.weighers import Cpu, Disk, Ram, Weigher
 
-REQUEST = Request(vm_uid="vm-1", source="a", target=None, attempted=frozenset(), holders=frozenset(), cpus=1, memory=10, bytes=10)
 Weighers = tuple[tuple[Weigher, int], ...]
 RAM: Weighers = ((Ram(), 1),)
 
 
 def node(name: str, memory: int = 100, held: int = 0, **changes: Any) -> Candidate:
-    plenty = Supply(total=100, held=0)
-    good = Candidate(name, True, True, True, False, (), processors=100, cpu=plenty, memory=Supply(memory, held), disk=plenty, holders=())
-    return dataclasses.replace(good, **changes)
+    return dataclasses.replace(CANDIDATE, name=name, memory=Supply(memory, held), **changes)
 
 
 def choose(*candidates: Candidate, filters: tuple[Filter, ...] = FILTERS, weighers: Weighers = RAM, **ask: Any) -> Result:

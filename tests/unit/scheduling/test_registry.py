@@ -23,10 +23,14 @@ def test_the_registry_lists_every_filter_and_weigher_in_the_order_of_the_table()
     assert [of.name for of in FILTERS] == [
         "Ready",
         "Schedulable",
+        "NodeSelector",
         "TargetNode",
         "Retry",
         "StaleCopy",
         "SourceNode",
+        "Architecture",
+        "MachineType",
+        "Network",
         "CPU",
         "Memory",
         "Disk",
@@ -46,7 +50,10 @@ def test_a_profile_has_what_it_was_told_the_filters_in_the_order_of_the_registry
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"filters": ("Ready", "Weather", "Moon")}, "there is no filter Weather, Moon: there are Ready, Schedulable, TargetNode, Retry"),
+        (
+            {"filters": ("Ready", "Weather", "Moon")},
+            "there is no filter Weather, Moon: there are Ready, Schedulable, NodeSelector,",
+        ),
         ({"filters": ("RAM",)}, "there is no filter RAM"),
         ({"multipliers": {"Memory": 2}}, "there is no weigher Memory: there are RAM, CPU, Disk"),
     ],

@@ -1,8 +1,10 @@
 """The filters that look for room: what fits to the last byte, what does not, and who is told to hold it."""
 
+import dataclasses
 from datetime import UTC, datetime
 
 import pytest
+from pass_values import CANDIDATE, REQUEST
 
 from kubeferry.api import reasons
 from kubeferry.scheduling.filters import Filter, Reject
@@ -20,12 +22,12 @@ ROOM: list[tuple[Filter, str]] = [
 
 def node(supply: Supply, *holders: Holder, processors: int | None = 1 << 63) -> Candidate:
     """A node that has the same of everything."""
-    return Candidate("b", True, True, True, False, (), processors, cpu=supply, memory=supply, disk=supply, holders=holders)
+    return dataclasses.replace(CANDIDATE, processors=processors, cpu=supply, memory=supply, disk=supply, holders=holders)
 
 
 def request(asked: int) -> Request:
     """A VM that needs the same of everything."""
-    return Request("vm-1", "a", None, frozenset(), frozenset(), cpus=asked, memory=asked, bytes=asked)
+    return dataclasses.replace(REQUEST, cpus=asked, memory=asked, bytes=asked)
 
 
 def holder(name: str, amount: int, since: datetime | None = None) -> Holder:
@@ -78,15 +80,12 @@ def test_each_filter_looks_at_its_own_resource() -> None:
     for of, _ in ROOM:
         for name in ("cpu", "memory", "disk"):
             have = {"cpu": plenty, "memory": plenty, "disk": plenty} | {name: spent}
-            found[of.name, name] = of.check(Candidate("b", True, True, True, False, (), 101, holders=(), **have), request(1)) is None
+            found[of.name, name] = of.check(dataclasses.replace(CANDIDATE, processors=101, **have), request(1)) is None
     assert [pair for pair, fits in found.items() if not fits] == [("CPU", "cpu"), ("Memory", "memory"), ("Disk", "disk")]
     for i, (of, _) in enumerate(ROOM):
-        asked = [0, 0, 0]
-        asked[i] = 101
-        assert of.check(node(plenty), Request("vm-1", "a", None, frozenset(), frozenset(), *asked)) is not None
-        asked = [101, 101, 101]
-        asked[i] = 0
-        assert of.check(node(plenty), Request("vm-1", "a", None, frozenset(), frozenset(), *asked)) is None
+        name = ("cpus", "memory", "bytes")[i]
+        assert of.check(node(plenty), dataclasses.replace(request(0), **{name: 101})) is not None
+        assert of.check(node(plenty), dataclasses.replace(request(101), **{name: 0})) is None
 
 
 def test_a_lack_is_told_with_what_is_free_what_is_asked_and_who_holds_most() -> None:

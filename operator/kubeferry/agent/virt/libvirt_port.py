@@ -74,6 +74,7 @@ class LibvirtHypervisor:
             cpus = connection.getInfo()[2]
             # Not getInfo's: that sums NUMA cells, which know nothing of memory that was plugged in later.
             memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)[libvirt.VIR_NODE_MEMORY_STATS_TOTAL]
+            networks = _active_networks(connection)
         offered = parse_capabilities(xml, self._domain_type)
         return HypervisorFacts(
             domain_type=self._domain_type,
@@ -82,6 +83,7 @@ class LibvirtHypervisor:
             machine_types=offered.machine_types,
             cpu=NodeCpu(count=cpus, model=offered.cpu_model),
             memory=memory * 1024,
+            networks=networks,
         )
 
     def domains(self) -> Mapping[str, bool]:
@@ -194,6 +196,17 @@ def _unless_ended(connection: libvirt.virConnect, uuid: str) -> Iterator[None]:
 def _domains(connection: libvirt.virConnect) -> Mapping[str, bool]:
     # The id came with the list: asked one by one, a domain could be gone in between.
     return {domain.UUIDString(): domain.ID() != -1 for domain in connection.listAllDomains()}
+
+
+def _active_networks(connection: libvirt.virConnect) -> tuple[str, ...]:
+    try:
+        found = connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
+    except libvirt.libvirtError:
+        # A host may do without libvirt's network driver, or its daemon: it offers none of its networks, and all the rest.
+        if not connection.isAlive():
+            raise
+        return ()
+    return tuple(sorted(network.name() for network in found))
 
 
 def _close_unused(session: _Session) -> None:

@@ -39,6 +39,8 @@ class HypervisorFacts:
     cpu: NodeCpu
     memory: int
     """Bytes of the host's memory."""
+    networks: tuple[str, ...]
+    """Names of libvirt's active networks, in order."""
 
 
 class Hypervisor(Protocol):

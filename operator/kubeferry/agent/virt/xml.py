@@ -8,7 +8,7 @@ from kubeferry.agent.storage.layout import CONSOLE_LOG, INITRD, KERNEL, disk_fil
 from kubeferry.agent.virt.capabilities import libvirt_architecture
 from kubeferry.agent.virt.port import DomainType, HypervisorError
 from kubeferry.api import reasons
-from kubeferry.api.domain import Domain
+from kubeferry.api.domain import Domain, DomainInterface
 
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 can't carry, not even escaped (its production `Char`)."""
@@ -73,8 +73,22 @@ def _devices(root: Element, domain: Domain, directory: str) -> None:
         SubElement(element, "target", dev=f"vd{letter}", bus=disk.bus.value)
         if disk.boot_order is not None:
             SubElement(element, "boot", order=str(disk.boot_order))
+    for interface in domain.interfaces:
+        _interface(devices, interface)
     serial = SubElement(devices, "serial", type="pty")
     SubElement(serial, "log", file=f"{directory}/{CONSOLE_LOG}", append="on")
     SubElement(serial, "target", port="0")
     console = SubElement(devices, "console", type="pty")
     SubElement(console, "target", type="serial", port="0")
+
+
+def _interface(devices: Element, interface: DomainInterface) -> None:
+    network = interface.network
+    kind = "bridge" if network.bridge is not None else "network" if network.libvirt is not None else "user"
+    element = SubElement(devices, "interface", type=kind)
+    SubElement(element, "mac", address=interface.mac)
+    if network.bridge is not None:
+        SubElement(element, "source", bridge=network.bridge.name)
+    if network.libvirt is not None:
+        SubElement(element, "source", network=network.libvirt.name)
+    SubElement(element, "model", type=interface.model.value)
