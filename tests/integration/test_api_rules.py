@@ -1,16 +1,22 @@
 """What the API server itself refuses, on a real one: schemas, CEL rules and defaults, each with a message that says what to do."""
 
 import copy
+import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import placement
 from lab_vm import vm_manifest
+from move_life import Life
 
+from kubeferry.api.domain import CloudInitSeed, DiskSource
 from kubeferry.api.model import dump
+from kubeferry.api.task import Verb
 from lab.lab import Lab
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 API_VERSION = "kubeferry.io/v1alpha1"
 MOVE = {"virtualMachine": {"name": "web-0"}}
 
@@ -128,11 +134,25 @@ def volume(name: str, node: str = "worker-1", **disk: Any) -> dict[str, Any]:
     return {"name": name, "localDisk": {"capacity": "64Mi", "format": "raw", "source": source} | disk}
 
 
+def seed(user_data: str = "#cloud-config", name: str = "root", **more: str) -> dict[str, Any]:
+    return {"name": name, "cloudInitNoCloud": {"userData": user_data} | more}
+
+
+ONE_SOURCE = "a localDisk has exactly one source: hostPath or blank"
+ONE_KIND = "a volume is exactly one of localDisk and cloudInitNoCloud"
+IMAGE = {"node": "worker-1", "path": "/var/lib/kubeferry/images/guest.img"}
+SEED = {"cloudInitNoCloud": {"userData": ""}}
 VMS: list[Any] = [
     pytest.param([volume("data")], "domain.devices.disks and volumes must name each other", id="other-name"),
     pytest.param([volume("root"), volume("data")], "domain.devices.disks and volumes must name each other", id="one-too-many"),
     pytest.param([volume("root"), volume("root")], "Duplicate value", id="twice"),
-    pytest.param([volume("root", source={})], "source.hostPath: Required value", id="no-source"),
+    pytest.param([volume("root", source={})], ONE_SOURCE, id="no-source"),
+    pytest.param([volume("root", source={"blank": {}, "hostPath": IMAGE})], ONE_SOURCE, id="two-sources"),
+    pytest.param([{"name": "root"}], ONE_KIND, id="no-kind"),
+    pytest.param([volume("root") | SEED], ONE_KIND, id="two-kinds"),
+    pytest.param([{"name": "root", "cloudInitNoCloud": {}}], "cloudInitNoCloud.userData: Required value", id="no-user-data"),
+    pytest.param([seed("u" * 65537)], "userData: Too long: may not be more than 65536", id="user-data"),
+    pytest.param([seed("", networkData="n" * 16385)], "networkData: Too long: may not be more than 16384", id="network-data"),
     pytest.param([volume("root", capacity="0")], "capacity in body should match", id="no-capacity"),
     pytest.param([volume("root", capacity="lots")], "capacity in body should match", id="no-quantity"),
     pytest.param([volume("root", format="vmdk")], 'Unsupported value: "vmdk"', id="not-yet"),
@@ -152,6 +172,34 @@ def test_a_vms_sources_lie_on_one_node(api: Lab, room: str) -> None:
     assert "name several nodes: all must lie on one" in apply(api, manifest, room)
     manifest["spec"]["template"]["spec"]["volumes"][1]["localDisk"]["source"]["hostPath"]["node"] = "worker-1"
     assert "created" in apply(api, manifest, room)
+
+
+def disks(manifest: dict[str, Any], *devices: dict[str, Any]) -> dict[str, Any]:
+    manifest["spec"]["template"]["spec"]["domain"]["devices"]["disks"] = list(devices)
+    return manifest
+
+
+def test_a_vm_that_its_bios_boots_has_blank_disks_and_one_seed_of_any_length_that_is_stored(api: Lab, room: str) -> None:
+    longest = seed("\U0001f680" * 65536, "seed", networkData="n" * 16384)
+    manifest = vm(volumes=[volume("root"), volume("data", source={"blank": {}}), longest])
+    disks(manifest, {"name": "root", "bootOrder": 1}, {"name": "data"}, {"name": "seed"})
+    del manifest["spec"]["template"]["spec"]["domain"]["firmware"]
+    assert "created" in apply(api, manifest, room)
+    assert stored(api, "fvm", "web-0", room)["spec"]["template"]["spec"]["volumes"] == manifest["spec"]["template"]["spec"]["volumes"]
+    longest["cloudInitNoCloud"]["userData"] = ""
+    assert "volumes is immutable" in apply(api, manifest, room, verb="replace")
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("vm*.yaml")), ids=lambda path: path.name)
+def test_an_example_is_taken(api: Lab, example: Path) -> None:
+    assert "created" in api.kubectl("create", "--dry-run=server", "-f", str(example)).stdout
+
+
+def test_cloud_init_has_one_seed_and_each_disk_its_own_place_in_the_boot_order(api: Lab, room: str) -> None:
+    twice = disks(vm(volumes=[seed(name="one"), seed(name="two")]), {"name": "one"}, {"name": "two"})
+    assert "several volumes are cloudInitNoCloud: cloud-init reads one alone" in apply(api, twice, room)
+    both = disks(vm(volumes=[volume("root"), volume("data")]), {"name": "root", "bootOrder": 2}, {"name": "data", "bootOrder": 2})
+    assert "several disks have the same bootOrder: give each a place of its own" in apply(api, both, room)
 
 
 def test_what_a_vm_is_made_of_is_not_changed_and_what_is_honoured_can_be(api: Lab, room: str) -> None:
@@ -268,6 +316,18 @@ def test_a_placement_bears_its_vms_uid_and_its_epoch_never_falls(api: Lab, room:
     assert "epoch never falls" in patch(api, "fpl", name, room, {"spec": {"epoch": 2}})
     assert "virtualMachine is immutable" in patch(api, "fpl", name, room, {"spec": {"virtualMachine": {"name": "other"}}})
     assert "patched" in patch(api, "fpl", name, room, {"spec": {"epoch": 4}})
+    api.kubectl("delete", "fpl", name)
+
+
+def test_a_placement_has_room_for_the_longest_seed_while_its_vm_moves(api: Lab, room: str) -> None:
+    life = Life().go_on_to(Verb.COPY)
+    words = CloudInitSeed(local_hostname="web-0", user_data="<" * 65536, network_data="<" * 16384)
+    disk = dataclasses.replace(life.spec.domain.disks[0], name="seed", source=DiskSource(cloud_init_no_cloud=words))
+    spec = dump(life.spec) | {"domain": dump(dataclasses.replace(life.spec.domain, disks=(disk,)))}
+    spec["move"]["domain"] = spec["domain"]
+    name = spec["virtualMachine"]["uid"]
+    body = {"apiVersion": API_VERSION, "kind": "Placement", "metadata": {"name": name}, "spec": spec}
+    assert "created" in apply(api, body, room)
     api.kubectl("delete", "fpl", name)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kubeferry.api.model import Bytes, HostFile, Int, Label, Uid, list_map, model
+from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, Uid, list_map, model
 from kubeferry.api.network import INTERFACES, InterfaceModel, MacAddress, NetworkSource
 
 
@@ -61,10 +61,39 @@ class HostPath:
 
 
 @model
+class Blank:
+    """Zeros, of which the guest makes what it wants."""
+
+
+# Bounded so that a Placement, which may hold a domain twice, each character escaped as six bytes, is no larger than etcd takes.
+UserData = Annotated[
+    str,
+    Field(
+        max_length=65536,
+        description="What cloud-init does, a #cloud-config or a script, as UTF-8. No place for secrets: it is stored as it is written.",
+    ),
+]
+NetworkData = Annotated[str | None, Field(max_length=16384, description="cloud-init's network configuration; written as UTF-8.")]
+
+
+@model
+class CloudInitSeed:
+    """What cloud-init finds on a seed disk of its NoCloud data source."""
+
+    local_hostname: Annotated[Name, Field(description="The guest's host name: the VM's name.")]
+    user_data: UserData
+    network_data: NetworkData = None
+
+
+@model
 class DiskSource:
     """Where a new disk's content comes from; exactly one is set."""
 
     host_path: Annotated[HostPath | None, Field(description="A copy of an image on the node.")] = None
+    blank: Annotated[Blank | None, Field(description="Nothing.")] = None
+    cloud_init_no_cloud: Annotated[
+        CloudInitSeed | None, Field(description="Made of these words, as a file system that the guest only reads.")
+    ] = None
 
 
 @model
@@ -77,6 +106,11 @@ class DomainDisk:
     bus: Annotated[DiskBus, Field(description="How the guest sees the disk.")] = DiskBus.VIRTIO
     boot_order: Annotated[Int | None, Field(ge=1, le=64, description="Place in the order of boot devices.")] = None
     source: Annotated[DiskSource, Field(description="Where its content came from at creation.")]
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether it is a seed for cloud-init, which the guest only reads."""
+        return self.source.cloud_init_no_cloud is not None
 
 
 @model
@@ -103,7 +137,9 @@ class Domain:
     ]
     cpu_cores: Annotated[Int, Field(ge=1, le=512, description="Virtual CPUs.")]
     memory: Annotated[Bytes, Field(gt=0, description="Guest memory in bytes.")]
-    kernel_boot: Annotated[KernelBoot, Field(description="Direct kernel boot.")]
+    kernel_boot: Annotated[
+        KernelBoot | None, Field(description="Direct kernel boot; without it the BIOS boots from the disks in their order.")
+    ] = None
     disks: Annotated[
         tuple[DomainDisk, ...],
         Field(min_length=1, max_length=16, description="Disks in the order the guest sees them.", json_schema_extra=list_map("name")),

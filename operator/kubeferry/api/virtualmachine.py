@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kubeferry.api.domain import Architecture, Cpu, DiskBus, DiskFormat, KernelBoot, Memory
+from kubeferry.api.domain import Architecture, Blank, Cpu, DiskBus, DiskFormat, KernelBoot, Memory, NetworkData, UserData
 from kubeferry.api.meta import Conditions, Meta
 from kubeferry.api.migration import MigrationPhase
 from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, NodeSelector, Rule, immutable, label_keys, list_map, model, model_with
@@ -54,7 +54,10 @@ class Machine:
 class Firmware:
     """How the VM boots."""
 
-    kernel_boot: Annotated[KernelBoot, Field(description="Direct boot of a kernel that lies on the node.")]
+    kernel_boot: Annotated[
+        KernelBoot | None,
+        Field(description="Direct boot of a kernel that lies on the node; without it the BIOS boots from the disks in their bootOrder."),
+    ] = None
 
 
 @model
@@ -69,7 +72,9 @@ class DiskDevice:
     """A disk of the guest, backed by the volume of the same name."""
 
     name: Annotated[Label, Field(description="Name of a volume.")]
-    boot_order: Annotated[Int | None, Field(ge=1, le=64, description="Place in the order of boot devices.")] = None
+    boot_order: Annotated[
+        Int | None, Field(ge=1, le=64, description="Place in the order of boot devices; if no disk has one, the first boots.")
+    ] = None
     disk: Annotated[DiskTarget, Field(description="How the guest sees it.", json_schema_extra={"default": {}})] = dataclasses.field(
         default_factory=DiskTarget
     )
@@ -114,7 +119,9 @@ class DomainTemplate:
     machine: Annotated[Machine, Field(description="Emulated machine.", json_schema_extra={"default": {}})] = dataclasses.field(
         default_factory=Machine
     )
-    firmware: Annotated[Firmware, Field(description="How it boots.")]
+    firmware: Annotated[Firmware, Field(description="How it boots.", json_schema_extra={"default": {}})] = dataclasses.field(
+        default_factory=Firmware
+    )
     devices: Annotated[Devices, Field(description="Devices.")]
 
 
@@ -126,11 +133,12 @@ class HostPathSource:
     path: Annotated[HostFile, Field(description="Absolute path of the image, below the agent's allow-list.")]
 
 
-@model
+@model_with(Rule("has(self.hostPath) != has(self.blank)", message="a localDisk has exactly one source: hostPath or blank"))
 class VolumeSource:
-    """Where a new disk's content comes from."""
+    """Where a new disk's content comes from; exactly one is set."""
 
-    host_path: Annotated[HostPathSource, Field(description="A copy of an image on a node.")]
+    host_path: Annotated[HostPathSource | None, Field(description="A copy of an image on a node.")] = None
+    blank: Annotated[Blank | None, Field(description="Nothing: the guest sees zeros.")] = None
 
 
 @model
@@ -143,15 +151,27 @@ class LocalDisk:
 
 
 @model
+class CloudInitNoCloud:
+    """A seed disk for cloud-init's NoCloud data source: its instance-id is the VM's uid, its local-hostname the VM's name."""
+
+    user_data: UserData
+    network_data: NetworkData = None
+
+
+@model_with(Rule("has(self.localDisk) != has(self.cloudInitNoCloud)", message="a volume is exactly one of localDisk and cloudInitNoCloud"))
 class Volume:
-    """A volume that a disk names."""
+    """A volume that a disk names; exactly one of the kinds is set."""
 
     name: Annotated[Label, Field(description="The volume's name.")]
-    local_disk: Annotated[LocalDisk, Field(description="A node-local disk.")]
+    local_disk: Annotated[LocalDisk | None, Field(description="A node-local disk.")] = None
+    cloud_init_no_cloud: Annotated[
+        CloudInitNoCloud | None, Field(description="A small read-only disk that tells cloud-init what to do, made with the VM.")
+    ] = None
 
 
 _DISKS, _VOLUMES = "self.domain.devices.disks", "self.volumes"
 _INTERFACES, _NETWORKS = "self.domain.devices.interfaces", "self.networks"
+_SOURCES = f"{_VOLUMES}.filter(v, has(v.localDisk) && has(v.localDisk.source.hostPath)).map(v, v.localDisk.source.hostPath.node)"
 
 
 @model_with(
@@ -163,7 +183,7 @@ _INTERFACES, _NETWORKS = "self.domain.devices.interfaces", "self.networks"
         path=".volumes",
     ),
     Rule(
-        f"{_VOLUMES}.all(v, v.localDisk.source.hostPath.node == {_VOLUMES}[0].localDisk.source.hostPath.node)",
+        f"[{_SOURCES}].all(nodes, nodes.all(node, node == nodes[0]))",
         message="the volumes' hostPath sources name several nodes: all must lie on one, where the VM is made",
         path=".volumes",
     ),
@@ -173,6 +193,17 @@ _INTERFACES, _NETWORKS = "self.domain.devices.interfaces", "self.networks"
         message="domain.devices.interfaces and networks must name each other: each interface needs one network of its name, "
         "and each network an interface",
         path=".networks",
+    ),
+    Rule(
+        f"{_VOLUMES}.filter(v, has(v.cloudInitNoCloud)).size() <= 1",
+        message="several volumes are cloudInitNoCloud: cloud-init reads one alone",
+        path=".volumes",
+    ),
+    Rule(
+        f"{_DISKS}.filter(d, has(d.bootOrder)).map(d, d.bootOrder).all(order, "
+        f"{_DISKS}.filter(d, has(d.bootOrder)).map(d, d.bootOrder).exists_one(other, other == order))",
+        message="several disks have the same bootOrder: give each a place of its own",
+        path=".domain.devices.disks",
     ),
 )
 class VirtualMachineTemplateSpec:

@@ -16,6 +16,7 @@ from kubeferry.api.placement import Direction, LockKind, Placement
 from kubeferry.api.task import HostTask
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.controller.index import Index
+from kubeferry.core.domain import source_nodes
 from kubeferry.kube.client import Stored
 from kubeferry.kube.server import Body
 
@@ -230,8 +231,7 @@ class Store:
         match value:
             case VirtualMachine():
                 self._vms[value.metadata.uid] = value
-                volumes = value.spec.template.spec.volumes
-                self._sources.put(value.metadata.uid, (volume.local_disk.source.host_path.node for volume in volumes))
+                self._sources.put(value.metadata.uid, source_nodes(value))
             case Placement():
                 self._placed.put(value.metadata.name, _nodes(value))
                 self._addresses.put(value.metadata.name, (interface.mac for interface in value.spec.domain.interfaces))

@@ -5,9 +5,12 @@ from hashlib import sha256
 
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNodeStatus
-from kubeferry.api.domain import DiskSource, Domain, DomainDisk, DomainInterface, HostPath
+from kubeferry.api.domain import CloudInitSeed, DiskFormat, DiskSource, Domain, DomainDisk, DomainInterface, HostPath
 from kubeferry.api.network import Interface, NetworkSource
-from kubeferry.api.virtualmachine import VirtualMachine
+from kubeferry.api.virtualmachine import DiskDevice, VirtualMachine, Volume
+
+SEED_BYTES = 1 << 20
+"""Capacity of every seed disk: room for the longest of what the API takes."""
 
 
 class SpecError(Exception):
@@ -22,26 +25,33 @@ class SpecError(Exception):
         self.reason = reason
 
 
-def pinned_node(vm: VirtualMachine) -> str:
-    """The node that the VM's hostPath sources pin its first placement to.
+def source_nodes(vm: VirtualMachine) -> set[str]:
+    """The nodes where the VM's hostPath sources lie."""
+    disks = (volume.local_disk for volume in vm.spec.template.spec.volumes)
+    return {disk.source.host_path.node for disk in disks if disk is not None and disk.source.host_path is not None}
+
+
+def pinned_node(vm: VirtualMachine) -> str | None:
+    """The node that the VM's hostPath sources pin its first placement to; None: it has none.
 
     Raises:
         SpecError: they name several nodes.
     """
-    nodes = sorted({volume.local_disk.source.host_path.node for volume in vm.spec.template.spec.volumes})
+    nodes = sorted(source_nodes(vm))
     if len(nodes) > 1:
         raise SpecError(reasons.INVALID_SPEC, f"the volumes' hostPath sources name the nodes {', '.join(nodes)}: all must lie on one node")
-    return nodes[0]
+    return nodes[0] if nodes else None
 
 
 def render(vm: VirtualMachine, node: ComputeNodeStatus) -> Domain:
     """What the VM runs with on a node like that one; the machine type becomes canonical here, and stays.
 
     Raises:
-        SpecError: disks and volumes, or interfaces and networks, do not name each other; the node does not offer the machine type.
+        SpecError: disks and volumes, or interfaces and networks, do not name each other; a volume is not of one kind or source; the node
+            does not offer the machine type.
     """
     template = vm.spec.template.spec
-    volumes = {volume.name: volume.local_disk for volume in template.volumes}
+    volumes = {volume.name: volume for volume in template.volumes}
     names = [disk.name for disk in template.domain.devices.disks]
     if sorted(names) != sorted(volumes) or len(volumes) != len(template.volumes):
         raise SpecError(
@@ -57,17 +67,7 @@ def render(vm: VirtualMachine, node: ComputeNodeStatus) -> Domain:
         cpu_cores=template.domain.cpu.cores,
         memory=template.domain.memory.guest,
         kernel_boot=template.domain.firmware.kernel_boot,
-        disks=tuple(
-            DomainDisk(
-                name=disk.name,
-                format=volumes[disk.name].format,
-                capacity=volumes[disk.name].capacity,
-                bus=disk.disk.bus,
-                boot_order=disk.boot_order,
-                source=DiskSource(host_path=HostPath(path=volumes[disk.name].source.host_path.path)),
-            )
-            for disk in template.domain.devices.disks
-        ),
+        disks=tuple(_disk(disk, volumes[disk.name], vm.metadata.name) for disk in template.domain.devices.disks),
         interfaces=_interfaces(vm),
     )
 
@@ -125,6 +125,25 @@ def _mac_address(uid: str, interface: Interface) -> str:
         return interface.mac_address
     made = sha256(f"{uid}/{interface.name}".encode()).digest()[:5]
     return (b"\x02" + made).hex(":")  # 02: of one card, locally administered (IEEE 802)
+
+
+def _disk(device: DiskDevice, volume: Volume, hostname: str) -> DomainDisk:
+    format_, capacity, source = _content(volume, hostname)
+    return DomainDisk(name=device.name, format=format_, capacity=capacity, bus=device.disk.bus, boot_order=device.boot_order, source=source)
+
+
+def _content(volume: Volume, hostname: str) -> tuple[DiskFormat, int, DiskSource]:
+    """Format, capacity and source of a volume's disk."""
+    local, seed = volume.local_disk, volume.cloud_init_no_cloud
+    if seed is not None and local is None:
+        made = CloudInitSeed(local_hostname=hostname, user_data=seed.user_data, network_data=seed.network_data)
+        return DiskFormat.RAW, SEED_BYTES, DiskSource(cloud_init_no_cloud=made)
+    if local is None or seed is not None:
+        raise SpecError(reasons.INVALID_SPEC, f"volume {volume.name} must be exactly one of localDisk and cloudInitNoCloud")
+    path, blank = local.source.host_path, local.source.blank
+    if (path is None) == (blank is None):
+        raise SpecError(reasons.INVALID_SPEC, f"volume {volume.name} must have exactly one source: hostPath or blank")
+    return local.format, local.capacity, DiskSource(host_path=None if path is None else HostPath(path=path.path), blank=blank)
 
 
 def _canonical(machine_type: str, node: ComputeNodeStatus) -> str:

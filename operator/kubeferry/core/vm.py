@@ -214,7 +214,8 @@ class _NotKnownYetError(SpecError):
 
 def _first(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str) -> PlacementSpec:
     """The Placement at epoch 1: the node, the right to start the VM, and the Create that is asked of it."""
-    node = pinned_node(vm)
+    if (node := pinned_node(vm)) is None:
+        raise SpecError(reasons.INVALID_SPEC, "no volume names a node: name a hostPath, which says where the VM is made")
     host = observed.host(node)
     if host is None:
         known = ", ".join(h.name for h in observed.hosts) or "none"

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from builders import UID
 from instance_bench import ALL, CAPACITY, CONTENT, Bench
+from seed_files import seed_files
 
-from kubeferry.agent.storage.create import bytes_needed, create_files, own_files
+from kubeferry.agent.settings import AllowList
+from kubeferry.agent.storage.create import MARGIN, bytes_needed, create_files, own_files
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.api import reasons
-from kubeferry.api.domain import DiskSource, KernelBoot
+from kubeferry.api.domain import Blank, CloudInitSeed, DiskFormat, DiskSource, Domain, DomainDisk, HostPath, KernelBoot
 from kubeferry.core.journal import JournalDisk
 
 
@@ -51,6 +53,42 @@ def test_without_an_initrd_none_is_made(bench: Bench) -> None:
     plain = dataclasses.replace(bench.domain(), kernel_boot=KernelBoot(kernel_path=f"{bench.sources}/kernel"))
     create_files(bench.instances, plain, bench.allow, (), bench.created.append)
     assert bench.created == ["kernel", "root.raw", "data.raw"]
+
+
+def test_a_vm_that_its_bios_boots_needs_no_kernel(bench: Bench) -> None:
+    create_files(bench.instances, dataclasses.replace(bench.domain(), kernel_boot=None), bench.allow, (), bench.created.append)
+    assert bench.created == ["root.raw", "data.raw"]
+
+
+def test_a_blank_disk_has_its_capacity_and_occupies_nothing(bench: Bench) -> None:
+    blank = dataclasses.replace(bench.disk("blank"), capacity=40 << 30, source=DiskSource(blank=Blank()))
+    whole = dataclasses.replace(bench.domain(), kernel_boot=None, disks=(blank,))
+    assert bytes_needed(whole, AllowList(), {}) == MARGIN
+    disks = create_files(bench.instances, whole, AllowList(), (), bench.created.append)
+    made = (bench.directory / "blank.raw").stat()
+    assert disks == {"blank": JournalDisk(inode=made.st_ino)}
+    assert (made.st_size, made.st_blocks) == (40 << 30, 0)
+
+
+def seeded(bench: Bench, **changes: Any) -> Domain:
+    words = CloudInitSeed(local_hostname="web-0", user_data="#cloud-config\n")
+    seed = DomainDisk(name="seed", format=DiskFormat.RAW, capacity=CAPACITY, source=DiskSource(cloud_init_no_cloud=words))
+    return dataclasses.replace(bench.domain(), disks=(bench.disk("root"), dataclasses.replace(seed, **changes)))
+
+
+def test_a_seed_is_made_of_the_vms_words_and_uid(bench: Bench) -> None:
+    disks = create_files(bench.instances, seeded(bench), bench.allow, (), bench.created.append)
+    made = bench.directory / "seed.raw"
+    assert disks["seed"].inode == made.stat().st_ino
+    assert made.stat().st_size == CAPACITY
+    assert seed_files(made.read_bytes())["meta-data"] == f"instance-id: {UID}\nlocal-hostname: web-0\n"
+
+
+def test_a_seed_that_its_disk_can_not_hold_is_refused_and_leaves_no_part(bench: Bench) -> None:
+    with pytest.raises(StorageError, match="its capacity is 4096") as refused:
+        create_files(bench.instances, seeded(bench, capacity=4096), bench.allow, (), bench.created.append)
+    assert refused.value.reason == reasons.INVALID_TASK
+    assert set(bench.files()) == {"kernel", "initrd", "root.raw"}
 
 
 @pytest.mark.parametrize("umask", [0, 0o077])
@@ -336,10 +374,11 @@ def test_two_disks_of_one_name_are_refused(bench: Bench) -> None:
     assert refused.value.reason == reasons.INVALID_TASK
 
 
-def test_a_disk_without_a_source_is_refused(bench: Bench) -> None:
-    empty = dataclasses.replace(bench.disk("root"), source=DiskSource())
-    with pytest.raises(StorageError, match="disk root has no source") as refused:
-        bytes_needed(dataclasses.replace(bench.domain(), disks=(empty,)), bench.allow, {})
+@pytest.mark.parametrize("more", [{}, {"host_path": HostPath(path="/images/root"), "blank": Blank()}], ids=["none", "two"])
+def test_a_disk_has_exactly_one_source(more: dict[str, Any], bench: Bench) -> None:
+    wrong = dataclasses.replace(bench.disk("root"), source=DiskSource(**more))
+    with pytest.raises(StorageError, match="disk root must have exactly one source") as refused:
+        bytes_needed(dataclasses.replace(bench.domain(), disks=(wrong,)), bench.allow, {})
     assert refused.value.reason == reasons.INVALID_TASK
 
 

@@ -8,7 +8,7 @@ from builders import UID, domain
 from kubeferry.agent.virt.port import HypervisorError
 from kubeferry.agent.virt.xml import render
 from kubeferry.api import reasons
-from kubeferry.api.domain import Domain, DomainInterface, KernelBoot
+from kubeferry.api.domain import CloudInitSeed, DiskSource, Domain, DomainInterface, KernelBoot
 from kubeferry.api.network import BridgeNetwork, LibvirtNetwork, NetworkSource, UserNetwork
 
 DIRECTORY = f"/var/lib/kubeferry/instances/{UID}"
@@ -19,7 +19,7 @@ def rendered(value: Domain) -> ElementTree.Element:
 
 
 def with_boot(**changes: Any) -> Domain:
-    return domain(kernel_boot=dataclasses.replace(domain().kernel_boot, **changes))
+    return domain(kernel_boot=KernelBoot(**{"kernel_path": "/images/vmlinuz"} | changes))
 
 
 def with_disks(*names: str) -> Domain:
@@ -111,6 +111,54 @@ def test_each_network_card_has_its_address_and_is_plugged_into_its_network_in_or
     ]
 
 
+def by_bios(*names: str, **orders: int) -> Domain:
+    """A VM without a kernel of its own, which has a seed if that is among the names of its disks."""
+    root = domain().disks[0]
+    seed = DiskSource(cloud_init_no_cloud=CloudInitSeed(local_hostname="web-0", user_data=""))
+    disks = (
+        dataclasses.replace(root, name=name, boot_order=orders.get(name), source=seed if name == "seed" else root.source) for name in names
+    )
+    return domain(kernel_boot=None, disks=tuple(disks))
+
+
+def boot_order(value: Domain) -> dict[str, str | None]:
+    """Each disk's image, and its place in the order of boot devices."""
+    found = {}
+    for disk in rendered(value).findall("devices/disk"):
+        boot = disk.find("boot")
+        image = disk.find("source").get("file", "").rpartition("/")[2]  # type: ignore[union-attr]
+        found[image] = None if boot is None else boot.get("order")
+    return found
+
+
+def test_without_a_kernel_the_bios_boots() -> None:
+    boot = rendered(by_bios("root")).find("os")
+    assert boot is not None
+    assert [element.tag for element in boot] == ["type"]
+
+
+@pytest.mark.parametrize(
+    ("value", "order"),
+    [
+        (by_bios("root", "data"), {"root.raw": "1", "data.raw": None}),
+        (by_bios("seed", "root", "data"), {"seed.raw": None, "root.raw": "1", "data.raw": None}),
+        (by_bios("root", "data", data=2), {"root.raw": None, "data.raw": "2"}),
+        (by_bios("root", "data", data=1, root=2), {"root.raw": "2", "data.raw": "1"}),
+        (by_bios("seed"), {"seed.raw": None}),
+        (with_disks("root", "data"), {"root.raw": None, "data.raw": None}),
+    ],
+    ids=["the first", "the first that is no seed", "the named one", "the named ones", "none", "a kernel of its own"],
+)
+def test_the_bios_boots_from(value: Domain, order: dict[str, str | None]) -> None:
+    assert boot_order(value) == order
+
+
+def test_the_guest_only_reads_a_seed() -> None:
+    disks = rendered(by_bios("root", "seed")).findall("devices/disk")
+    assert [disk.find("readonly") is not None for disk in disks] == [False, True]
+    assert all(disk.find("backingStore") is not None for disk in disks)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -126,6 +174,7 @@ def test_what_an_owner_writes_stays_text(value: Domain) -> None:
     kind = root.find("os/type")
     assert kind is not None
     assert kind.get("machine") == value.machine_type
+    assert value.kernel_boot is not None
     assert root.findtext("os/cmdline", "") == value.kernel_boot.kernel_args
 
 

@@ -15,7 +15,7 @@ from kubeferry.agent.storage import qcow2
 from kubeferry.agent.storage.create import bytes_needed, create_files
 from kubeferry.agent.storage.errors import StorageError
 from kubeferry.api import reasons
-from kubeferry.api.domain import DiskFormat, Domain
+from kubeferry.api.domain import Blank, DiskFormat, DiskSource, Domain
 
 MIB = 1 << 20
 
@@ -127,6 +127,19 @@ def test_a_disk_is_a_copy_that_its_guest_sees_with_its_capacity(capacity: int, b
     assert b"Pattern verification failed" not in subprocess.run(read, check=True, capture_output=True).stdout
 
 
+def test_a_blank_disk_is_a_qcow2_image_whole_in_itself_of_zeros(bench: Bench) -> None:
+    (bench.sources / "root").unlink()
+    whole = domain(bench, capacity=40 << 30)
+    blank = dataclasses.replace(whole.disks[0], source=DiskSource(blank=Blank()))
+    disks = create_files(bench.instances, dataclasses.replace(whole, disks=(blank,)), bench.allow, (), bench.created.append)
+    made = bench.directory / "root.qcow2"
+    assert disks["root"].inode == made.stat().st_ino
+    assert seen(made) == 40 << 30
+    assert made.stat().st_blocks * 512 < MIB
+    compared = subprocess.run(["qemu-img", "map", "-f", "qcow2", "--output", "json", made], check=True, capture_output=True).stdout
+    assert [part["zero"] for part in json.loads(compared)] == [True]
+
+
 def test_an_image_larger_than_the_disk_is_refused(bench: Bench) -> None:
     (bench.sources / "root").unlink()
     image(bench.sources / "root")
@@ -144,7 +157,7 @@ def test_a_resize_that_fails_is_told_and_leaves_no_part(bench: Bench, monkeypatc
 
 
 def test_what_qemu_img_says_is_passed_on(tmp_path: Path) -> None:
-    with raw(tmp_path / "image").open("r+b") as file, pytest.raises(StorageError, match=r"resize an image to .* ended with 1: .*qcow2"):
+    with raw(tmp_path / "image").open("r+b") as file, pytest.raises(StorageError, match=r"resize an image \(.* ended with 1: .*qcow2"):
         qcow2.resize(file.fileno(), MIB, "an image")
 
 

@@ -135,6 +135,13 @@ def test_a_node_wakes_the_vms_whose_source_lies_there(store: Store) -> None:
     assert store.put(ComputeNode, node("n1")) == {"vm-1"}
 
 
+def test_no_node_wakes_a_vm_that_is_made_of_nothing(store: Store) -> None:
+    body = vm("vm-1", node="n1")
+    body["spec"]["template"]["spec"]["volumes"][0]["localDisk"]["source"] = {"blank": {}}
+    store.put(VirtualMachine, body)
+    assert store.put(ComputeNode, node("n1")) == frozenset()
+
+
 def test_a_node_wakes_the_vms_whose_placement_names_it(store: Store) -> None:
     assert store.put(Placement, placement("vm-1", node="n1")) == {"vm-1"}
     store.put(Placement, placement("vm-2", node="n2", copies=("n1", "n2")))

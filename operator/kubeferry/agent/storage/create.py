@@ -1,4 +1,4 @@
-"""Make a VM's files from their sources: kernel, initrd and every disk."""
+"""Make a VM's files: kernel and initrd, if it has them, and every disk, each a copy of its source, blank, or a seed."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,7 +11,8 @@ from kubeferry.agent.storage.allow import HOST_PATHS, KERNEL_PATHS, open_allowed
 from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.instance import Instance, check_files, instance_exists, open_instance
 from kubeferry.agent.storage.layout import BOOT_LIMIT, INITRD, KERNEL, PART, disk_file
-from kubeferry.agent.storage.qcow2 import resize, virtual_size
+from kubeferry.agent.storage.qcow2 import make_blank, resize, virtual_size
+from kubeferry.agent.storage.seed import seed_image
 from kubeferry.agent.storage.space import allocated_bytes
 from kubeferry.agent.storage.sparse import copy_sparse
 from kubeferry.api import reasons
@@ -19,7 +20,16 @@ from kubeferry.api.domain import DiskFormat, Domain, DomainDisk
 from kubeferry.core.journal import JournalDisk
 
 MARGIN = 64 << 20
-"""Bytes asked for beyond the sources' own: metadata, console logs."""
+"""Bytes asked for beyond the sources' own: metadata, the seed, console logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A file of the host that is copied."""
+
+    path: str
+    allowed: tuple[str, ...]
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +37,8 @@ class _File:
     """A file to make."""
 
     name: str
-    source: str
-    allowed: tuple[str, ...]
-    key: str
+    source: _Source | None
+    """None: the disk tells what it holds."""
     disk: DomainDisk | None
     """None: it is no disk, and as large as the source."""
 
@@ -48,8 +57,8 @@ def bytes_needed(domain: Domain, allow: AllowList, found: Mapping[str, os.stat_r
     missing = [file for file in _files(domain, allow) if file.name not in found]
     needed = MARGIN if missing else 0
     for file in missing:
-        with _source(file) as source:
-            needed += allocated_bytes(os.fstat(source))
+        with _opened(file) as source:
+            needed += 0 if source is None else allocated_bytes(os.fstat(source))
     given_back = sum(allocated_bytes(found[file.name + PART]) for file in missing if file.name + PART in found)
     return max(0, needed - given_back)
 
@@ -101,7 +110,7 @@ def create_files(
                 instance.remove(file.name + PART)
             if file.name in found:
                 continue
-            with _source(file) as source:
+            with _opened(file) as source:
                 if file.name not in created:
                     on_create(file.name)
                 _make(instance, file, source)
@@ -111,65 +120,64 @@ def create_files(
 
 
 def _files(domain: Domain, allow: AllowList) -> list[_File]:
-    boot = domain.kernel_boot
-    files = [_File(KERNEL, boot.kernel_path, allow.kernel_paths, KERNEL_PATHS, None)]
-    if boot.initrd_path is not None:
-        files.append(_File(INITRD, boot.initrd_path, allow.kernel_paths, KERNEL_PATHS, None))
-    files += [_File(disk_file(disk), _path(disk), allow.host_paths, HOST_PATHS, disk) for disk in domain.disks]
+    boot = {} if domain.kernel_boot is None else {KERNEL: domain.kernel_boot.kernel_path, INITRD: domain.kernel_boot.initrd_path}
+    files = [_File(name, _Source(path, allow.kernel_paths, KERNEL_PATHS), None) for name, path in boot.items() if path is not None]
+    files += [_File(disk_file(disk), _disk_source(disk, allow), disk) for disk in domain.disks]
     names = [file.name for file in files]
     if twice := {name for name in names if names.count(name) > 1}:
         raise StorageError(reasons.INVALID_TASK, f"more than one disk would be {', '.join(sorted(twice))}; name each disk once")
     return files
 
 
-def _path(disk: DomainDisk) -> str:
-    if disk.source.host_path is None:
-        raise StorageError(reasons.INVALID_TASK, f"disk {disk.name} has no source; name a hostPath")
-    return disk.source.host_path.path
+def _disk_source(disk: DomainDisk, allow: AllowList) -> _Source | None:
+    source = disk.source
+    if (source.host_path, source.blank, source.cloud_init_no_cloud).count(None) != 2:
+        raise StorageError(
+            reasons.INVALID_TASK, f"disk {disk.name} must have exactly one source; name one of hostPath, blank and cloudInitNoCloud"
+        )
+    return None if source.host_path is None else _Source(source.host_path.path, allow.host_paths, HOST_PATHS)
 
 
 @contextmanager
-def _source(file: _File) -> Iterator[int]:
-    fd = open_allowed(file.source, file.allowed, file.key)
+def _opened(file: _File) -> Iterator[int | None]:
+    if file.source is None:
+        yield None
+        return
+    path = file.source.path
+    fd = open_allowed(path, file.source.allowed, file.source.key)
     try:
-        with storage_errors(f"read {file.source}"):
-            size = _size(fd, file)
+        with storage_errors(f"read {path}"):
+            size = _size(fd, path, file.disk)
         if file.disk is None and size > BOOT_LIMIT:
             raise StorageError(
-                reasons.SOURCE_UNUSABLE, f"{file.source} has {size} bytes, a kernel or an initrd may have {BOOT_LIMIT}; see what it is"
+                reasons.SOURCE_UNUSABLE, f"{path} has {size} bytes, a kernel or an initrd may have {BOOT_LIMIT}; see what it is"
             )
         if file.disk is not None and size > file.disk.capacity:
             raise StorageError(
-                reasons.SOURCE_UNUSABLE, f"{file.source} has {size} bytes, the disk's capacity is {file.disk.capacity}; raise the capacity"
+                reasons.SOURCE_UNUSABLE, f"{path} has {size} bytes, the disk's capacity is {file.disk.capacity}; raise the capacity"
             )
         yield fd
     finally:
         os.close(fd)
 
 
-def _size(fd: int, file: _File) -> int:
+def _size(fd: int, path: str, disk: DomainDisk | None) -> int:
     """Bytes of a source, of a disk as its guest sees them."""
-    if file.disk is not None and file.disk.format == DiskFormat.QCOW2:
-        return virtual_size(fd, file.source)
+    if disk is not None and disk.format == DiskFormat.QCOW2:
+        return virtual_size(fd, path)
     return os.fstat(fd).st_size
 
 
-def _enlarge(fd: int, disk: DomainDisk, path: str) -> None:
-    """Have the guest see the disk's capacity."""
-    if disk.format == DiskFormat.RAW:
-        os.ftruncate(fd, disk.capacity)
-    elif virtual_size(fd, path) < disk.capacity:  # looked at anew: it is this file that QEMU opens
-        resize(fd, disk.capacity, path)
-
-
-def _make(instance: Instance, file: _File, source: int) -> None:
+def _make(instance: Instance, file: _File, source: int | None) -> None:
     part = file.name + PART
-    with storage_errors(f"make {instance.path / file.name} from {file.source}"):
+    origin = "" if file.source is None else f" from {file.source.path}"
+    with storage_errors(f"make {instance.path / file.name}{origin}"):
         target = instance.create(part)
         try:
-            copy_sparse(source, target)
+            if source is not None:
+                copy_sparse(source, target)
             if file.disk is not None:
-                _enlarge(target, file.disk, str(instance.path / part))
+                _furnish(target, file.disk, instance, copied=source is not None)
             os.fsync(target)
             instance.publish(target, file.name)
             instance.remove(part)
@@ -178,3 +186,20 @@ def _make(instance: Instance, file: _File, source: int) -> None:
             raise
         finally:
             os.close(target)
+
+
+def _furnish(fd: int, disk: DomainDisk, instance: Instance, *, copied: bool) -> None:
+    """Have the guest see the disk's capacity, and on a seed its words. The instance directory bears the VM's uid."""
+    path = str(instance.path / f"{disk_file(disk)}{PART}")
+    if disk.source.cloud_init_no_cloud is not None:
+        image = seed_image(disk.source.cloud_init_no_cloud, instance.path.name)
+        if len(image) > disk.capacity:
+            raise StorageError(reasons.INVALID_TASK, f"{path} would have {len(image)} bytes, its capacity is {disk.capacity}; raise it")
+        with open(fd, "wb", closefd=False) as file:
+            file.write(image)
+    if disk.format == DiskFormat.RAW:
+        os.ftruncate(fd, disk.capacity)
+    elif not copied:
+        make_blank(fd, disk.capacity, path)
+    elif virtual_size(fd, path) < disk.capacity:  # looked at anew: it is this file that QEMU opens
+        resize(fd, disk.capacity, path)

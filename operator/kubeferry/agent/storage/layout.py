@@ -2,7 +2,7 @@
 
 import re
 
-from kubeferry.api.domain import DomainDisk
+from kubeferry.api.domain import Domain, DomainDisk
 from kubeferry.core.journal import Journal
 
 KERNEL = "kernel"
@@ -24,6 +24,14 @@ _CONSOLE_LOGS = re.compile(re.escape(CONSOLE_LOG) + r"(\.[0-9]+)?")
 def disk_file(disk: DomainDisk) -> str:
     """Name of a disk's image. Volume names have no dot, so it is never another file's name."""
     return f"{disk.name}.{disk.format}"
+
+
+def boot_files(domain: Domain) -> list[str]:
+    """Names of what the VM boots by, beside its disks."""
+    boot = domain.kernel_boot
+    if boot is None:
+        return []
+    return [KERNEL] if boot.initrd_path is None else [KERNEL, INITRD]
 
 
 def image_inodes(journal: Journal) -> dict[str, int]:

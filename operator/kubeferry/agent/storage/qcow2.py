@@ -18,7 +18,7 @@ _EXTERNAL_DATA = 1 << 2
 _MAGIC = b"QFI\xfb"
 
 _TIMEOUT = 60
-"""Seconds for one resize, which writes metadata only."""
+"""Seconds for one call, which writes metadata only."""
 
 
 def virtual_size(fd: int, path: str) -> int:
@@ -56,15 +56,34 @@ def resize(fd: int, size: int, path: str) -> None:
     """Have a guest see so many bytes, at least as many as before, of an image that `virtual_size` took.
 
     Args:
-        fd: open to write. qemu-img gets no other name of it: should it outlive its agent, it works on what the next one has removed.
+        fd: open to write.
         size: bytes.
         path: for messages.
 
     Raises:
         StorageError: qemu-img refused, or took too long.
     """
-    command = ["qemu-img", "resize", "-q", "-f", "qcow2", f"/proc/self/fd/{fd}", str(size)]
-    doing = f"qemu-img resize {path} to {size} bytes"
+    _qemu_img("resize", fd, size, path)
+
+
+def make_blank(fd: int, size: int, path: str) -> None:
+    """Make an image of which a guest sees so many bytes, all zero.
+
+    Args:
+        fd: of an empty file, open to write.
+        size: bytes.
+        path: for messages.
+
+    Raises:
+        StorageError: qemu-img refused, or took too long.
+    """
+    _qemu_img("create", fd, size, path)
+
+
+def _qemu_img(verb: str, fd: int, size: int, path: str) -> None:
+    # qemu-img gets no other name of it: should it outlive its agent, it works on what the next one has removed.
+    command = ["qemu-img", verb, "-q", "-f", "qcow2", f"/proc/self/fd/{fd}", str(size)]
+    doing = f"qemu-img {verb} {path} ({size} bytes)"
     pipe, none = subprocess.PIPE, subprocess.DEVNULL
     try:
         done = subprocess.run(command, stdin=none, stdout=none, stderr=pipe, pass_fds=(fd,), timeout=_TIMEOUT, check=False)

@@ -13,7 +13,7 @@ from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.storage.errors import StorageError, storage_errors
 from kubeferry.agent.storage.instance import Instance, check_files, open_instance
-from kubeferry.agent.storage.layout import BOOT_LIMIT, INITRD, KERNEL, MANIFEST, PART, disk_file
+from kubeferry.agent.storage.layout import BOOT_LIMIT, MANIFEST, PART, boot_files, disk_file
 from kubeferry.agent.storage.qcow2 import virtual_size
 from kubeferry.agent.storage.space import allocated_bytes
 from kubeferry.agent.storage.sweep import make_room
@@ -247,8 +247,7 @@ def _check_announced(files: Sequence[FileHeader], domain: Domain) -> None:
     """Exactly the files that the domain runs with, its raw disks as large as the guest sees them."""
     images = {disk_file(disk) for disk in domain.disks}
     raw = {disk_file(disk): disk.capacity for disk in domain.disks if disk.format == DiskFormat.RAW}
-    boot = [KERNEL] if domain.kernel_boot.initrd_path is None else [KERNEL, INITRD]
-    announced, expected = sorted(header.name for header in files), sorted([*boot, *images])
+    announced, expected = sorted(header.name for header in files), sorted([*boot_files(domain), *images])
     if announced != expected:
         raise broken(f"the files {', '.join(announced)} were announced, {', '.join(expected)} were expected")
     for header in files:

@@ -56,6 +56,8 @@ def _text(parent: Element, tag: str, text: str, **attributes: str) -> None:
 def _boot(root: Element, domain: Domain, directory: str) -> None:
     boot = SubElement(root, "os")
     _text(boot, "type", "hvm", arch=libvirt_architecture(domain.architecture), machine=domain.machine_type)
+    if domain.kernel_boot is None:
+        return
     _text(boot, "kernel", f"{directory}/{KERNEL}")
     if domain.kernel_boot.initrd_path is not None:
         _text(boot, "initrd", f"{directory}/{INITRD}")
@@ -63,16 +65,27 @@ def _boot(root: Element, domain: Domain, directory: str) -> None:
         _text(boot, "cmdline", domain.kernel_boot.kernel_args)
 
 
+def _boot_orders(domain: Domain) -> dict[str, int]:
+    """Places in the order of boot devices, by disk: if the BIOS boots and no disk has one, the first that is no seed boots."""
+    named = {disk.name: disk.boot_order for disk in domain.disks if disk.boot_order is not None}
+    if named or domain.kernel_boot is not None:
+        return named
+    return {disk.name: 1 for disk in [disk for disk in domain.disks if not disk.is_seed][:1]}
+
+
 def _devices(root: Element, domain: Domain, directory: str) -> None:
     devices = SubElement(root, "devices")
+    orders = _boot_orders(domain)
     for letter, disk in zip(ascii_lowercase, domain.disks, strict=False):
         element = SubElement(devices, "disk", type="file", device="disk")
         SubElement(element, "driver", name="qemu", type=disk.format.value, cache="none", discard="unmap")
         SubElement(element, "source", file=f"{directory}/{disk_file(disk)}")
         SubElement(element, "backingStore")  # empty: none, whatever the image's header says
         SubElement(element, "target", dev=f"vd{letter}", bus=disk.bus.value)
-        if disk.boot_order is not None:
-            SubElement(element, "boot", order=str(disk.boot_order))
+        if disk.is_seed:
+            SubElement(element, "readonly")
+        if disk.name in orders:
+            SubElement(element, "boot", order=str(orders[disk.name]))
     for interface in domain.interfaces:
         _interface(devices, interface)
     serial = SubElement(devices, "serial", type="pty")

@@ -350,6 +350,21 @@ def test_other_files_than_the_domain_runs_with_are_refused(change: Change, targe
     assert target.still_incoming(())
 
 
+def test_a_vm_that_its_bios_boots_comes_without_a_kernel(target: Target, source: Path) -> None:
+    before = target.expect()
+    assert before.domain is not None
+    target.journals.write(dataclasses.replace(before, domain=dataclasses.replace(before.domain, kernel_boot=None)))
+    kernel, root = headers(source)
+    with_kernel = landing_of(target, [kernel, root])
+    with pytest.raises(TransferError, match=r"the files kernel, root\.raw were announced, root\.raw were expected"):
+        with_kernel.begin()
+    with_kernel.close()
+    lands = landing_of(target, [root])
+    assert lands.begin()
+    lands.close()
+    assert target.files() == ["root.raw.manifest", "root.raw.part"]
+
+
 def test_a_qcow2_image_is_as_large_as_it_has_come_to_be(target: Target, source: Path) -> None:
     before = target.expect()
     assert before.domain is not None
