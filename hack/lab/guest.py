@@ -12,8 +12,10 @@ from lab.progress import ticking
 from lab.steps import LabError, NotYet, run, wait_until
 
 MAKER, INIT = paths.PACKAGE / "mk-guest", paths.PACKAGE / "guest-init"
-KERNEL, INITRAMFS, DISK = "vmlinuz", "initramfs.gz", "guest.img"
+DEBIAN_MAKER = paths.PACKAGE / "mk-debian"
+KERNEL, INITRAMFS, DISK, DEBIAN = "vmlinuz", "initramfs.gz", "guest.img", "debian.img"
 MAKE_SECONDS = 300.0
+DEBIAN_SECONDS = 900.0
 DISK_BYTES = 64 * 1024 * 1024
 
 
@@ -23,17 +25,31 @@ def ensure() -> Path:
     Raises:
         LabError: they could not be made, as where apt reaches nothing.
     """
-    directory = paths.cache() / "guest"
+    return _ensure("guest", MAKER, [INIT], "making the guest's kernel and initramfs", MAKE_SECONDS)
+
+
+def ensure_debian() -> Path:
+    """Make the disk of the fuller guest, as large as 1200 MiB and sparse, unless it is in the cache; returns where it is.
+
+    Raises:
+        LabError: it could not be made, as where apt reaches nothing.
+    """
+    return _ensure("debian", DEBIAN_MAKER, [], "making a disk with Debian", DEBIAN_SECONDS) / DEBIAN
+
+
+def _ensure(name: str, maker: Path, inputs: Sequence[Path], label: str, seconds: float) -> Path:
+    """A directory of the cache that a script fills: anew when it or its other inputs have changed."""
+    directory = paths.cache() / name
     stamp = directory / "stamp"
-    wanted = hashlib.sha256(MAKER.read_bytes() + INIT.read_bytes()).hexdigest()
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in (maker, *inputs))).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return directory
-    with locked(paths.cache() / "guest.lock", seconds=MAKE_SECONDS):
+    with locked(paths.cache() / f"{name}.lock", seconds=seconds):
         if stamp.exists() and stamp.read_text() == wanted:
             return directory
         stamp.unlink(missing_ok=True)
-        with ticking("making the guest's kernel and initramfs"):
-            run([MAKER, directory], seconds=MAKE_SECONDS)
+        with ticking(label):
+            run([maker, directory], seconds=seconds)
         stamp.write_text(wanted)
     return directory
 
@@ -51,6 +67,15 @@ def furnish(images: Path, marker: str) -> None:
     make_disk(images / DISK, marker, DISK_BYTES)
 
 
+def furnish_debian(images: Path) -> None:
+    """Put the disk of the fuller guest into a directory, as debian.img.
+
+    Raises:
+        LabError: it could not be made.
+    """
+    run(["cp", "--reflink=auto", "--sparse=always", ensure_debian(), images / DEBIAN], seconds=120)
+
+
 def make_disk(path: Path, marker: str, size: int) -> None:
     """Make a sparse raw image of `size` bytes: an ext4 file system with the file `marker`.
 
@@ -65,9 +90,9 @@ def make_disk(path: Path, marker: str, size: int) -> None:
 
 
 def read_file(image: Path, path: str) -> str:
-    """A file of a raw image's ext4 file system, as its guest would find it at its next boot: with the journal replayed.
+    """A file of the ext4 file system on a raw image, or on its first partition, as its guest would find it at its next boot.
 
-    The image is only read; the guest may run.
+    That is with the journal replayed. The image is only read; the guest may run.
 
     Raises:
         FileNotFoundError: the file system has no such file.
@@ -75,7 +100,7 @@ def read_file(image: Path, path: str) -> str:
     """
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory, "copy.img")
-        run(["cp", "--sparse=always", image, copy])
+        run(["dd", f"if={image}", f"of={copy}", "bs=1M", "conv=sparse", "iflag=skip_bytes", f"skip={_start(image)}"])
         # What a guest has synced may so far be in the journal only.
         run(["e2fsck", "-y", "-E", "journal_only", copy])
         shown = run(["debugfs", "-R", f'cat "{path}"', copy])
@@ -86,6 +111,13 @@ def read_file(image: Path, path: str) -> str:
     if errors:
         raise LabError(f"debugfs on {image}: {' '.join(errors)}")
     return shown.stdout
+
+
+def _start(image: Path) -> int:
+    """Where the file system of an image begins, in bytes: at once, or where the first entry of a partition table says."""
+    with image.open("rb") as file:
+        sector = file.read(512)
+    return int.from_bytes(sector[454:458], "little") * 512 if sector[510:] == b"\x55\xaa" else 0
 
 
 def heartbeats(image: Path) -> list[str]:

@@ -152,7 +152,7 @@ class Migration(Told):
         """Confirm or Revert, by the command that the documents show."""
         self.kubectl("patch", "--type=merge", "-p", json.dumps({"spec": {"decision": value}}))
 
-    def target(self) -> str:
+    def target(self, *, seconds: float = 120) -> str:
         """Wait until a decision is awaited, and tell the node that the VM was moved to.
 
         Raises:
@@ -169,7 +169,7 @@ class Migration(Told):
             raise NotYet(json.dumps(status))
 
         what = f"{self.namespace}/{self.name}: {reasons.AWAITING_DECISION}"
-        return wait_until(what, awaited, seconds=120, log=self.lab.log("controller"))
+        return wait_until(what, awaited, seconds=seconds, log=self.lab.log("controller"))
 
     def in_mid_copy(self) -> int:
         """Wait until part of the disks was sent, and not all; how many bytes.
@@ -226,6 +226,14 @@ def with_data(manifest: dict[str, Any], node: str, root: str, data: str) -> dict
         {"name": name, "localDisk": {"capacity": capacity, "format": kind, "source": {"hostPath": {"node": node, "path": path}}}}
         for name, path, kind, capacity in images
     ]
+    return manifest
+
+
+def with_volume(manifest: dict[str, Any], name: str, **volume: Any) -> dict[str, Any]:
+    """The VM with one more disk, of that volume."""
+    spec = manifest["spec"]["template"]["spec"]
+    spec["domain"]["devices"]["disks"].append({"name": name})
+    spec["volumes"].append({"name": name} | volume)
     return manifest
 
 
