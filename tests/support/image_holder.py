@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 @contextmanager
-def held_by_qemu(image: Path) -> Iterator[None]:
+def held_by_qemu(image: Path, *, readonly: bool = False) -> Iterator[None]:
     """A QEMU with a machine has the image; its guest does not run. It answers once all devices are there."""
-    drive = ["-drive", f"id=root,if=none,format=raw,file={image}", "-device", "virtio-blk-device,drive=root"]
+    access = "on" if readonly else "off"
+    drive = ["-drive", f"id=root,if=none,format=raw,readonly={access},file={image}", "-device", "virtio-blk-device,drive=root"]
     command = ["qemu-system-x86_64", "-S", "-machine", "microvm", "-m", "8", "-nodefaults", "-display", "none", "-qmp", "stdio", *drive]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None

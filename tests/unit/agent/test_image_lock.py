@@ -34,6 +34,12 @@ def test_an_image_that_a_qemu_has_is_not_free(image: Path) -> None:
     assert not image_is_free(image)
 
 
+def test_a_seed_that_a_qemu_has_only_to_read_is_not_free(image: Path) -> None:
+    with held_by_qemu(image, readonly=True):
+        assert not image_is_free(image)
+    assert image_is_free(image)
+
+
 def test_a_missing_image_is_never_free(image: Path) -> None:
     with pytest.raises(StorageError, match="No such file") as refused:
         image_is_free(image.with_name("missing"))
