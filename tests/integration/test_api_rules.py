@@ -154,6 +154,8 @@ VMS: list[Any] = [
     pytest.param([seed("u" * 65537)], "userData: Too long: may not be more than 65536", id="user-data"),
     pytest.param([seed("", networkData="n" * 16385)], "networkData: Too long: may not be more than 16384", id="network-data"),
     pytest.param([volume("root", capacity="0")], "capacity in body should match", id="no-capacity"),
+    pytest.param([volume("root", capacity="100M")], "capacity must be a multiple of 512 bytes", id="no-sectors"),
+    pytest.param([volume("root", capacity=513)], "capacity must be a multiple of 512 bytes", id="no-sectors-either"),
     pytest.param([volume("root", capacity="lots")], "capacity in body should match", id="no-quantity"),
     pytest.param([volume("root", format="vmdk")], 'Unsupported value: "vmdk"', id="not-yet"),
     pytest.param([volume("../root")], "name in body should match", id="path"),
@@ -181,7 +183,7 @@ def disks(manifest: dict[str, Any], *devices: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_vm_that_its_bios_boots_has_blank_disks_and_one_seed_of_any_length_that_is_stored(api: Lab, room: str) -> None:
     longest = seed("\U0001f680" * 65536, "seed", networkData="n" * 16384)
-    manifest = vm(volumes=[volume("root"), volume("data", source={"blank": {}}), longest])
+    manifest = vm(volumes=[volume("root", capacity="1G"), volume("data", source={"blank": {}}, capacity=512), longest])
     disks(manifest, {"name": "root", "bootOrder": 1}, {"name": "data"}, {"name": "seed"})
     del manifest["spec"]["template"]["spec"]["domain"]["firmware"]
     assert "created" in apply(api, manifest, room)

@@ -71,7 +71,7 @@ def test_a_debian_is_booted_by_the_bios_set_up_by_its_seed_shut_down_gracefully_
     vm = apply(lab, namespace, debian("debian"))
     vm.wait_console("worker-1", "GUEST boot=1", seconds=BOOT_SECONDS)
     vm.wait_console("worker-1", "GUEST first boot of debian", seconds=BOOT_SECONDS)
-    vm.wait_console("worker-1", "GUEST is up")
+    vm.wait_console("worker-1", "GUEST is up", seconds=BOOT_SECONDS)
     seed = vm.directory("worker-1") / "seed.raw"
     assert seed_files(seed.read_bytes())["meta-data"].startswith(f"instance-id: {vm.uid}\n")
     with Watcher(vm.uid) as watcher:

@@ -8,6 +8,9 @@ from pydantic import Field
 from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, Uid, list_map, model
 from kubeferry.api.network import INTERFACES, InterfaceModel, MacAddress, NetworkSource
 
+SECTOR_BYTES = 512
+"""A disk is made of whole ones: QEMU rounds up what is not, and then a guest sees another size than it was told."""
+
 
 class Architecture(StrEnum):
     """CPU architecture of a node and its guests, as Go and Kubernetes name it."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kubeferry.api.domain import Architecture, Blank, Cpu, DiskBus, DiskFormat, KernelBoot, Memory, NetworkData, UserData
+from kubeferry.api.domain import SECTOR_BYTES, Architecture, Blank, Cpu, DiskBus, DiskFormat, KernelBoot, Memory, NetworkData, UserData
 from kubeferry.api.meta import Conditions, Meta
 from kubeferry.api.migration import MigrationPhase
 from kubeferry.api.model import Bytes, HostFile, Int, Label, Name, NodeSelector, Rule, immutable, label_keys, list_map, model, model_with
@@ -141,7 +141,13 @@ class VolumeSource:
     blank: Annotated[Blank | None, Field(description="Nothing: the guest sees zeros.")] = None
 
 
-@model
+@model_with(
+    Rule(
+        f"quantity(string(self.capacity)).asInteger() % {SECTOR_BYTES} == 0",
+        message=f"capacity must be a multiple of {SECTOR_BYTES} bytes, a disk's sector: 100Mi, say, and not 100M",
+        path=".capacity",
+    )
+)
 class LocalDisk:
     """A disk that lives on the node where the VM runs, and nowhere else."""
 

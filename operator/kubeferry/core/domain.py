@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNodeStatus
-from kubeferry.api.domain import CloudInitSeed, DiskFormat, DiskSource, Domain, DomainDisk, DomainInterface, HostPath
+from kubeferry.api.domain import SECTOR_BYTES, CloudInitSeed, DiskFormat, DiskSource, Domain, DomainDisk, DomainInterface, HostPath
 from kubeferry.api.network import Interface, NetworkSource
 from kubeferry.api.virtualmachine import DiskDevice, VirtualMachine, Volume
 
@@ -140,6 +140,8 @@ def _content(volume: Volume, hostname: str) -> tuple[DiskFormat, int, DiskSource
         return DiskFormat.RAW, SEED_BYTES, DiskSource(cloud_init_no_cloud=made)
     if local is None or seed is not None:
         raise SpecError(reasons.INVALID_SPEC, f"volume {volume.name} must be exactly one of localDisk and cloudInitNoCloud")
+    if local.capacity % SECTOR_BYTES:
+        raise SpecError(reasons.INVALID_SPEC, f"volume {volume.name}: its capacity of {local.capacity} is no multiple of {SECTOR_BYTES}")
     path, blank = local.source.host_path, local.source.blank
     if (path is None) == (blank is None):
         raise SpecError(reasons.INVALID_SPEC, f"volume {volume.name} must have exactly one source: hostPath or blank")

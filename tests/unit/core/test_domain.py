@@ -74,6 +74,14 @@ def test_what_is_not_one_thing_is_refused_whoever_let_it_pass(volume: dict[str, 
     assert refused.value.reason == reasons.INVALID_SPEC
 
 
+def test_a_capacity_that_qemu_would_round_up_is_refused() -> None:
+    odd = disk({"blank": {}})
+    odd["localDisk"]["capacity"] = "100M"
+    with pytest.raises(SpecError, match="its capacity of 100000000 is no multiple of 512") as refused:
+        rendered(machine(root=odd))
+    assert refused.value.reason == reasons.INVALID_SPEC
+
+
 def test_only_an_image_pins_the_vm_to_a_node() -> None:
     assert pinned_node(machine(data=disk({"blank": {}}), root=disk(), seed=seed())) == "a"
     assert pinned_node(machine(data=disk({"blank": {}}), seed=seed())) is None
