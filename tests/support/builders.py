@@ -13,10 +13,11 @@ from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER
 from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.role import Role, RunState
+from kubeferry.api.scheduling import Scheduling
 from kubeferry.api.task import HostTask, HostTaskStatus, TaskError, TaskPhase, TaskResult, TaskState
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.core import vm as core_vm
-from kubeferry.core.observed import CreatePlacement, Host, NewTask, Observed
+from kubeferry.core.observed import Choice, CreatePlacement, Host, NewTask, Observed, VmDecision
 
 UID = "6f0d3c52-7a1e-4b7e-9a55-0d6b3f1c2e11"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -136,10 +137,22 @@ def domain(**changes: Any) -> Domain:
     return dataclasses.replace(base, **changes)
 
 
+NOWHERE = "0 of 3 nodes are feasible: 3 NodeNotReady (a, b, c)"
+
+
+def decided(seen: Observed, now: datetime, fresh_id: str = "e1", node: str | None = "a") -> VmDecision:
+    """One decision, as the reconciler makes it; the scheduling pass answers with the node that it is asked for, or else with `node`."""
+    decision = core_vm.step(seen, now, fresh_id)
+    if (place := decision.place) is None:
+        return decision
+    choice = Choice(place.migration_uid, node and (place.target or node), NOWHERE, Scheduling(evaluated=3, feasible=int(node is not None)))
+    return core_vm.step(dataclasses.replace(seen, choice=choice), now, fresh_id)
+
+
 def placement(spec: PlacementSpec | None = None, **changes: Any) -> Placement:
     """The VM's Placement as stored: by default the one that a first pass writes, on host `a` at epoch `e1`."""
     if spec is None:
-        decision = core_vm.step(observed(vm=vm(), hosts=(host(),)), NOON, "e1")
+        decision = decided(observed(vm=vm(), hosts=(host(),)), NOON)
         assert isinstance(decision.placement, CreatePlacement)
         spec = decision.placement.spec
     return Placement(metadata=Meta(name=UID, uid="placement-1", resource_version="1"), spec=dataclasses.replace(spec, **changes))

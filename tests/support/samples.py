@@ -3,13 +3,14 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from builders import decided
+
 from kubeferry.api.computenode import ComputeNodeStatus
 from kubeferry.api.model import load
 from kubeferry.api.names import API_VERSION
 from kubeferry.api.placement import PlacementSpec
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.core.observed import CreatePlacement, Host, Observed
-from kubeferry.core.vm import step
 
 
 def vm_body(name: str = "web-0", node: str = "n1", namespace: str = "shop") -> dict[str, Any]:
@@ -74,6 +75,6 @@ def node_body(name: str = "n1", ready: str = "True", **spec: Any) -> dict[str, A
 def first_spec(vm: VirtualMachine) -> PlacementSpec:
     """The Placement that core decides on for a protected VM, on a healthy node n1."""
     host = Host("n1", load(ComputeNodeStatus, node_status()), lease_fresh=True)
-    action = step(Observed(vm, None, (), (host,)), datetime(2026, 1, 1, tzinfo=UTC), "epoch-1").placement
+    action = decided(Observed(vm, None, (), (host,)), datetime(2026, 1, 1, tzinfo=UTC), "epoch-1").placement
     assert isinstance(action, CreatePlacement)
     return action.spec

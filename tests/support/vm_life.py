@@ -2,14 +2,13 @@
 
 import dataclasses
 
-from builders import after, host, observed, placement, task, vm
+from builders import after, decided, host, observed, placement, task, vm
 
 from kubeferry.api.meta import Status, condition
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask, HostTaskStatus
 from kubeferry.api.virtualmachine import RunStrategy
 from kubeferry.core.observed import Host, VmDecision
-from kubeferry.core.vm import step
 
 
 class Cluster:
@@ -25,7 +24,7 @@ class Cluster:
         """Steps, and writes what was decided, until nothing but a status is left."""
         for _ in range(20):
             seen = observed(vm=self.vm, placement=self.placement, tasks=tuple(self.tasks.values()), hosts=(self.host,))
-            decision = step(seen, after(seconds), "e1")
+            decision = decided(seen, after(seconds))
             if decision.placement is not None:
                 self.placement = placement(decision.placement.spec)
             for new in decision.tasks:

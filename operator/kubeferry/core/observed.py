@@ -61,12 +61,13 @@ class Stranger:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Run the scheduling pass: which node a Migration goes to."""
+    """Run the scheduling pass: which node a Migration goes to, or a VM is made on."""
 
-    migration_uid: str
+    migration_uid: str | None
+    """None: it is the VM's first placement."""
     vm_uid: str
     source: str
-    """The node where the VM is."""
+    """The node where the VM is; empty: nowhere yet."""
     target: str | None
     """The only node that will do; None: the best one."""
     attempted: frozenset[str]
@@ -77,7 +78,7 @@ class Place:
     """Labels that a node must have, key and value: the VM's and the Migration's."""
     architecture: Architecture
     machine_type: str
-    """The canonical one."""
+    """The canonical one, or for a first placement an alias."""
     bridges: frozenset[str]
     """Bridges that the VM is plugged into."""
     networks: frozenset[str]
@@ -87,14 +88,15 @@ class Place:
     cpus: int
     """Virtual CPUs that the VM needs."""
     bytes: int
-    """Bytes that the VM's files occupy at the source."""
+    """Bytes that the VM's files occupy at the source; none of a VM that is to be made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What the scheduling pass answered."""
 
-    migration_uid: str
+    migration_uid: str | None
+    """As of the `Place` that was asked."""
     node: str | None
     """None: no node is feasible."""
     message: str

@@ -5,12 +5,13 @@ from datetime import datetime, timedelta
 
 from kubeferry.api import reasons
 from kubeferry.api.migration import Migration
-from kubeferry.api.names import FINALIZER, GROUP
-from kubeferry.api.placement import Copy, Placement, PlacementSpec, StepState, VirtualMachineReference
+from kubeferry.api.names import FINALIZER
+from kubeferry.api.placement import Placement, PlacementSpec
 from kubeferry.api.task import Verb
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.core import (
     bandwidth,
+    creation,
     deletion,
     discards,
     forward,
@@ -25,11 +26,8 @@ from kubeferry.core import (
     resize,
     trouble,
 )
-from kubeferry.core.domain import SpecError, pinned_node, render, require_free_addresses
 from kubeferry.core.limits import LIMITS, Limits
-from kubeferry.core.observed import CreatePlacement, Observed, ReplacePlacement, TellMigration, VmDecision
-
-UNPLACED_RETRY = timedelta(seconds=10)
+from kubeferry.core.observed import Observed, ReplacePlacement, TellMigration, VmDecision
 
 
 def step(observed: Observed, now: datetime, fresh_id: str, limits: Limits = LIMITS) -> VmDecision:
@@ -95,7 +93,7 @@ def _next(spec: PlacementSpec, observed: Observed, now: datetime, fresh_id: str,
     if observed.vm is not None and observed.vm.metadata.deletion_timestamp is not None:
         return forward.Next(_held(spec))
     if not ledger.created(spec):
-        wanted, again = _create(spec, now)
+        wanted, again = creation.advance(spec, now)
         return forward.Next(wanted, again=again)
     return _powered(forward.Next(spec), observed, now)
 
@@ -199,52 +197,4 @@ def _first_step(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id:
         return VmDecision(release=FINALIZER in vm.metadata.finalizers)
     if FINALIZER not in vm.metadata.finalizers:
         return VmDecision(protect=True)
-    try:
-        return VmDecision(placement=CreatePlacement(_first(vm, observed, now, fresh_id)))
-    except SpecError as error:
-        # What was told before may be true still.
-        keep = isinstance(error, _NotKnownYetError) and vm.status is not None
-        status = None if keep else project.unplaced(vm, error.reason, str(error), now)
-    return VmDecision(status=status, requeue_after=UNPLACED_RETRY)
-
-
-class _NotKnownYetError(SpecError):
-    """Whether the node lives is not known yet: this controller has just begun to watch it."""
-
-
-def _first(vm: VirtualMachine, observed: Observed, now: datetime, fresh_id: str) -> PlacementSpec:
-    """The Placement at epoch 1: the node, the right to start the VM, and the Create that is asked of it."""
-    if (node := pinned_node(vm)) is None:
-        raise SpecError(reasons.INVALID_SPEC, "no volume names a node: name a hostPath, which says where the VM is made")
-    host = observed.host(node)
-    if host is None:
-        known = ", ".join(h.name for h in observed.hosts) or "none"
-        raise SpecError(reasons.NODE_UNKNOWN, f"no hypervisor is called {node}, where the hostPath source lies; known: {known}")
-    if host.lease_fresh is None:
-        raise _NotKnownYetError(reasons.NODE_NOT_READY, f"whether the agent of {node} lives is not known yet")
-    if not host.ready:
-        raise SpecError(reasons.NODE_NOT_READY, f"the agent of {node} is not ready: see `kubectl get computenode {node} -o yaml`")
-    domain = render(vm, host.status)
-    require_free_addresses(domain, observed.mac_users)
-    meta = vm.metadata
-    reference = VirtualMachineReference(api_group=GROUP, kind="VirtualMachine", namespace=meta.namespace, name=meta.name, uid=meta.uid)
-    spec = PlacementSpec(
-        virtual_machine=reference,
-        epoch=1,
-        lineage=(fresh_id,),
-        node_name=node,
-        host_id=host.status.host_id,
-        running=power.wanted(vm),
-        domain=domain,
-        seq=0,
-        copies=(Copy(node=node, host_id=host.status.host_id, epoch_id=fresh_id),),
-    )
-    return ledger.ask(spec, Verb.CREATE, node, host.status.host_id, now)
-
-
-def _create(spec: PlacementSpec, now: datetime) -> tuple[PlacementSpec, timedelta | None]:
-    """The Placement with the Create that is asked, again and again, until the disks are whole; or when to look again."""
-    last = ledger.last(spec, Verb.CREATE)
-    if last is None:
-        return ledger.ask(spec, Verb.CREATE, spec.node_name, spec.host_id, now), None
-    return (spec, None) if last.state == StepState.PENDING else ledger.again(spec, last, now)
+    return creation.begin(vm, observed, now, fresh_id)

@@ -10,7 +10,7 @@ import kopf
 import pytest
 from fake_cluster import FakeServer
 from manual_clock import ManualClock
-from samples import migration_body, node_status, vm_body
+from samples import migration_body, node_body, node_status, vm_body
 from scraper import get
 from structlog.typing import EventDict
 
@@ -20,6 +20,7 @@ from kubeferry.api.meta import Meta
 from kubeferry.api.migration import Migration
 from kubeferry.api.model import load
 from kubeferry.api.names import FINALIZER, SYSTEM_NAMESPACE
+from kubeferry.api.node import Node
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTask, HostTaskStatus, TaskPhase, TaskResult, TaskState, Verb
 from kubeferry.api.virtualmachine import VirtualMachine
@@ -84,6 +85,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def agent(server: FakeServer) -> Agent:
     agent = Agent(server)
+    await server.create(Ref(endpoint(Node), "n1"), node_body("n1"))
     await agent.cluster.create(ComputeNode, Meta(name="n1"))
     await agent.tell()
     await agent.beat()
@@ -237,17 +239,8 @@ async def test_a_pass_is_run_as_it_is_configured(
     applied = dict(await server.create(VM, vm_body()))
     controller.saw(VirtualMachine, event("ADDED", applied))
     await settle()
-    for verb, state in ((Verb.CREATE, TaskState.CREATED), (Verb.START, TaskState.RUNNING)):
-        controller.saw(HostTask, event("MODIFIED", await agent.answer(verb, state)))
-        await settle()
-    uid = applied["metadata"]["uid"]
-    epoch_id = load(Placement, server.objects[Ref(endpoint(Placement), uid)]).spec.epoch_id
-    copy = {"uid": uid, "state": "Running", "role": "ACTIVE", "epoch": 1, "epochId": epoch_id, "allocated": 1}
-    controller.saw(ComputeNode, event("MODIFIED", await agent.tell(inventory=[copy])))
-    controller.saw(Migration, event("ADDED", dict(await server.create(MOVE, migration_body("move")))))
-    await settle()
     await controller.stop()
-    told = {each["type"]: each["message"] for each in server.objects[MOVE]["status"]["conditions"]}
+    told = {each["type"]: each["message"] for each in server.objects[VM]["status"]["conditions"]}
     assert "1 InsufficientMemory (n1: 0 of 0 memory free, 64Mi asked)" in told["Scheduled"]
 
 

@@ -3,14 +3,12 @@
 from typing import Any
 
 import pytest
-from builders import NOON, host, observed, vm
-from vm_life import Cluster
+from builders import host, vm
 
 from kubeferry.api import reasons
 from kubeferry.api.domain import Blank, CloudInitSeed, DiskFormat, DiskSource, Domain, HostPath
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.core.domain import SEED_BYTES, SpecError, pinned_node, render
-from kubeferry.core.vm import step
 
 IMAGE = {"hostPath": {"node": "a", "path": "/images/root"}}
 USER_DATA = "#cloud-config\n"
@@ -85,12 +83,3 @@ def test_a_capacity_that_qemu_would_round_up_is_refused() -> None:
 def test_only_an_image_pins_the_vm_to_a_node() -> None:
     assert pinned_node(machine(data=disk({"blank": {}}), root=disk(), seed=seed())) == "a"
     assert pinned_node(machine(data=disk({"blank": {}}), seed=seed())) is None
-
-
-def test_a_vm_that_names_no_node_is_told_to() -> None:
-    cluster = Cluster()
-    cluster.vm = machine(data=disk({"blank": {}}))
-    decision = step(observed(vm=cluster.vm, hosts=(host(),)), NOON, "e1")
-    assert decision.placement is None
-    cluster.step()
-    assert cluster.condition(reasons.SCHEDULED) == ("False", reasons.INVALID_SPEC)

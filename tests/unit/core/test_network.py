@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from builders import NOON, UID, host, observed, plugged, vm
+from builders import NOON, UID, decided, host, observed, plugged, vm
 
 from kubeferry.api import reasons
 from kubeferry.api.domain import DomainInterface
@@ -13,13 +13,12 @@ from kubeferry.api.network import BridgeNetwork, LibvirtNetwork, NetworkSource, 
 from kubeferry.api.virtualmachine import VirtualMachine
 from kubeferry.core.domain import mac_addresses
 from kubeferry.core.observed import CreatePlacement, VmDecision
-from kubeferry.core.vm import step
 
 MAC = "02:00:00:00:00:01"
 
 
 def first(made: VirtualMachine, **seen: Any) -> VmDecision:
-    return step(observed(vm=made, hosts=(host(),), **seen), NOON, "e1")
+    return decided(observed(vm=made, hosts=(host(),), **seen), NOON, "e1")
 
 
 def cards(made: VirtualMachine) -> tuple[DomainInterface, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from builders import NOON, UID, failed, host, observed, placement, succeeded, task, vm
+from builders import NOON, UID, decided, failed, host, observed, placement, succeeded, task, vm
 from vm_life import Cluster
 
 from kubeferry.api import reasons
@@ -12,16 +12,15 @@ from kubeferry.api.placement import StepState
 from kubeferry.api.role import Role
 from kubeferry.api.task import HostTaskStatus, TaskPhase, TaskState, Verb
 from kubeferry.core.observed import CreatePlacement, ReplacePlacement, VmDecision
-from kubeferry.core.vm import step
 
 
 def test_a_vm_is_protected_before_anything_else_is_written() -> None:
-    decision = step(observed(vm=vm(protected=False), hosts=(host(),)), NOON, "e1")
+    decision = decided(observed(vm=vm(protected=False), hosts=(host(),)), NOON, "e1")
     assert decision == VmDecision(protect=True)
 
 
 def test_the_first_placement_names_node_epoch_copy_and_the_create_that_is_asked() -> None:
-    decision = step(observed(vm=vm(), hosts=(host(),)), NOON, "e1")
+    decision = decided(observed(vm=vm(), hosts=(host(),)), NOON, "e1")
     assert isinstance(decision.placement, CreatePlacement)
     spec = decision.placement.spec
     assert (spec.node_name, spec.host_id, spec.epoch, spec.lineage, spec.running) == ("a", "host-a", 1, ("e1",), True)
@@ -48,8 +47,8 @@ def test_a_task_that_vanished_before_its_outcome_was_recorded_is_asked_again_by_
 
 def test_the_outcome_stands_in_the_ledger_before_the_task_is_forgotten() -> None:
     stored = placement()
-    (create,) = step(observed(vm=vm(), placement=stored, hosts=(host(),)), NOON, "x").tasks
-    decision = step(observed(vm=vm(), placement=stored, tasks=(task(create, succeeded(TaskState.CREATED)),), hosts=(host(),)), NOON, "x")
+    (create,) = decided(observed(vm=vm(), placement=stored, hosts=(host(),)), NOON, "x").tasks
+    decision = decided(observed(vm=vm(), placement=stored, tasks=(task(create, succeeded(TaskState.CREATED)),), hosts=(host(),)), NOON, "x")
     assert isinstance(decision.placement, ReplacePlacement)
     assert decision.placement.spec.steps[0].state == StepState.SUCCEEDED
     assert decision.forget == ()
@@ -89,7 +88,7 @@ def test_the_ledger_stays_bounded_however_often_a_host_refuses() -> None:
 
 def test_a_machine_type_that_the_node_lacks_is_refused_before_placement() -> None:
     made = vm(domain={**_domain(), "machine": {"type": "microvm"}})
-    decision = step(observed(vm=made, hosts=(host(),)), NOON, "e1")
+    decision = decided(observed(vm=made, hosts=(host(),)), NOON, "e1")
     assert decision.placement is None
     assert decision.status is not None
     told = condition(decision.status.conditions, reasons.SCHEDULED)
@@ -106,7 +105,7 @@ def _domain() -> dict[str, object]:
 
 @pytest.mark.parametrize("role", [Role.ACTIVE, Role.SEALED, Role.RELEASED, Role.INCOMING, Role.VERIFIED])
 def test_a_copy_without_a_placement_is_never_placed_anew(role: Role) -> None:
-    decision = step(observed(vm=vm(), hosts=(host(), host("b", role=role))), NOON, "e9")
+    decision = decided(observed(vm=vm(), hosts=(host(), host("b", role=role))), NOON, "e9")
     assert decision.placement is None
     assert decision.status is not None
     told = condition(decision.status.conditions, reasons.NEEDS_ATTENTION)
@@ -125,7 +124,7 @@ def test_a_vm_that_had_a_node_and_lost_its_placement_is_never_placed_anew() -> N
 
 
 def test_a_vm_that_was_never_placed_is_let_go_when_deleted() -> None:
-    assert step(observed(vm=vm(deleted=True), hosts=(host(),)), NOON, "e1") == VmDecision(release=True)
+    assert decided(observed(vm=vm(deleted=True), hosts=(host(),)), NOON, "e1") == VmDecision(release=True)
 
 
 def test_a_vm_that_is_deleted_before_it_was_asked_to_start_is_not_started_any_more() -> None:
@@ -141,7 +140,7 @@ def test_a_vm_that_is_deleted_before_it_was_asked_to_start_is_not_started_any_mo
 
 def test_at_a_later_epoch_nothing_is_created_or_started_anew() -> None:
     later = placement(epoch=2, lineage=("e2", "e1"), steps=(), node_name="b", host_id="host-b")
-    decision = step(observed(vm=vm(), placement=later, hosts=(host("b", role=Role.ACTIVE),)), NOON, "x")
+    decision = decided(observed(vm=vm(), placement=later, hosts=(host("b", role=Role.ACTIVE),)), NOON, "x")
     assert (decision.placement, decision.tasks) == (None, ())
     assert decision.status is not None
     told = condition(decision.status.conditions, reasons.VOLUMES_READY)
@@ -162,19 +161,19 @@ def test_a_refused_task_is_asked_again_of_the_node_that_refused_it() -> None:
 
 
 def test_a_copy_that_is_gone_does_not_keep_a_vm_from_being_placed() -> None:
-    decision = step(observed(vm=vm(), hosts=(host(), host("b", role=Role.GONE))), NOON, "e1")
+    decision = decided(observed(vm=vm(), hosts=(host(), host("b", role=Role.GONE))), NOON, "e1")
     assert isinstance(decision.placement, CreatePlacement)
 
 
 def test_the_absence_of_the_vm_object_changes_nothing() -> None:
-    assert step(observed(placement=placement(), hosts=(host(role=Role.ACTIVE),)), NOON, "e1") == VmDecision()
+    assert decided(observed(placement=placement(), hosts=(host(role=Role.ACTIVE),)), NOON, "e1") == VmDecision()
 
 
 def test_two_volumes_of_one_name_are_refused() -> None:
     made = vm()
     spec = dataclasses.replace(made.spec.template.spec, volumes=made.spec.template.spec.volumes * 2)
     made = dataclasses.replace(made, spec=dataclasses.replace(made.spec, template=dataclasses.replace(made.spec.template, spec=spec)))
-    decision = step(observed(vm=made, hosts=(host(),)), NOON, "e1")
+    decision = decided(observed(vm=made, hosts=(host(),)), NOON, "e1")
     assert decision.placement is None
 
 

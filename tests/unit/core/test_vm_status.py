@@ -4,7 +4,7 @@ import dataclasses
 from datetime import timedelta
 
 import pytest
-from builders import NOON, after, failed, host, observed, placement, succeeded, vm
+from builders import NOON, after, decided, failed, host, observed, placement, succeeded, vm
 from vm_life import Cluster
 
 from kubeferry.api import reasons
@@ -14,7 +14,6 @@ from kubeferry.api.role import Role, RunState
 from kubeferry.api.task import HostTaskStatus, TaskPhase, TaskState, Verb
 from kubeferry.api.virtualmachine import PrintableStatus
 from kubeferry.core.observed import Host
-from kubeferry.core.vm import step
 
 
 def test_a_vm_is_created_then_started_then_told_running() -> None:
@@ -81,7 +80,7 @@ def test_a_refusal_is_told_with_its_reason_where_an_operator_looks_first() -> No
 def test_a_vm_that_cannot_be_placed_says_why_and_nothing_is_written(
     made: object, hosts: tuple[Host, ...], reason: str, printed: str
 ) -> None:
-    decision = step(observed(vm=made, hosts=hosts), NOON, "e1")
+    decision = decided(observed(vm=made, hosts=hosts), NOON, "e1")
     assert (decision.placement, decision.tasks, decision.protect) == (None, (), False)
     assert decision.requeue_after is not None
     assert decision.status is not None
@@ -96,7 +95,7 @@ def test_disks_and_volumes_that_do_not_match_are_told_by_name() -> None:
     volumes = (dataclasses.replace(made.spec.template.spec.volumes[0], name="other"),)
     template = dataclasses.replace(made.spec.template, spec=dataclasses.replace(made.spec.template.spec, volumes=volumes))
     made = dataclasses.replace(made, spec=dataclasses.replace(made.spec, template=template))
-    decision = step(observed(vm=made, hosts=(host(),)), NOON, "e1")
+    decision = decided(observed(vm=made, hosts=(host(),)), NOON, "e1")
     assert decision.status is not None
     told = condition(decision.status.conditions, reasons.SCHEDULED)
     assert told is not None
@@ -128,7 +127,7 @@ def test_ready_tells_what_was_seen_and_nothing_else(node: Host, status: Status, 
 
 
 def test_nothing_is_told_of_a_node_that_a_fresh_controller_does_not_know_to_live() -> None:
-    decision = step(observed(vm=vm(), placement=placement(), hosts=(host(lease=None),)), NOON, "e1")
+    decision = decided(observed(vm=vm(), placement=placement(), hosts=(host(lease=None),)), NOON, "e1")
     assert decision.status is None
 
 
@@ -213,9 +212,9 @@ def test_a_lost_placement_leaves_no_condition_that_claims_to_know() -> None:
 
 
 def test_a_waiting_vm_keeps_what_it_was_told_while_a_new_controller_learns_whether_its_node_lives() -> None:
-    first = step(observed(vm=vm(), hosts=()), NOON, "e1")
+    first = decided(observed(vm=vm(), hosts=()), NOON, "e1")
     told = dataclasses.replace(vm(), status=first.status)
-    decision = step(observed(vm=told, hosts=(host(lease=None),)), NOON, "e1")
+    decision = decided(observed(vm=told, hosts=(host(lease=None),)), NOON, "e1")
     assert decision.status is None
     assert decision.requeue_after is not None
 
