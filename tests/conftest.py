@@ -14,10 +14,10 @@ GROUPS = {
     "test_ferry.py": "lab-1",
     "test_resilience.py": "lab-2",
     "test_transfer.py": "lab-2",
-    "test_network.py": "lab-2",
-    "test_disks.py": "lab-2",
+    "test_network.py": "lab-3",
+    "test_disks.py": "lab-3",
     "test_vm.py": "lab-2",
-    "test_life.py": "lab-2",
+    "test_life.py": "lab-3",
     "test_api_rules.py": "api",
     "test_rights.py": "api",
     "test_rights_operator.py": "api",
@@ -26,7 +26,7 @@ GROUPS = {
     "test_demo.py": "api",
     "test_seeds.py": "simulation",
 }
-ORDER = ("lab-1", "lab-2", "api", "simulation")
+ORDER = ("lab-1", "lab-2", "lab-3", "api", "simulation")
 """The longest first, then everything else."""
 
 
