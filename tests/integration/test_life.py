@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from lab_vm import VIRSH, Migration, Vm, boot_vm, create_vm, migrate
+from lab_vm import VIRSH, Migration, Vm, boot_vm, create_vm, migrate, vm_manifest
 
 from kubeferry.api import reasons
 from lab.guest import read_file
@@ -147,6 +147,23 @@ def test_a_vm_that_was_deleted_can_be_made_anew_by_its_name(lab: Lab, namespace:
     delete(first)
     second = boot_vm(lab, namespace, "again", "worker-3")
     assert second.uid != old
+
+
+def test_a_vm_that_names_no_node_is_made_where_the_pass_sends_it(lab: Lab, namespace: str) -> None:
+    lab.kubectl("label", "node", "worker-3", "test/place=here")
+    try:
+        manifest = vm_manifest("anywhere")
+        spec = manifest["spec"]["template"]["spec"]
+        spec["nodeSelector"] = {"test/place": "here"}
+        spec["volumes"][0]["localDisk"]["source"] = {"blank": {}}
+        manifest["spec"]["runStrategy"] = "Halted"  # there is nothing on its disk
+        lab.kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(manifest))
+        vm = Vm(lab, namespace, "anywhere")
+        vm.wait_status("Stopped")
+        assert vm.status()["nodeName"] == "worker-3"
+        assert vm.disk("worker-3").stat().st_size == 64 << 20
+    finally:
+        lab.kubectl("label", "node", "worker-3", "test/place-")
 
 
 def has(vm: Vm, node: str) -> tuple[int, int]:

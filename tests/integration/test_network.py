@@ -84,11 +84,11 @@ def test_a_guest_keeps_its_addresses_over_a_move_and_a_revert_and_goes_only_wher
     assert [(kind, mac) for _, kind, _, _, mac in listed] == [(kind, card["mac"]) for kind, card in zip(kinds, cards, strict=True)]
 
 
-def test_a_bridge_outside_of_the_allow_list_is_refused_where_an_operator_looks(lab: Lab, namespace: str) -> None:
+def test_a_bridge_outside_of_the_allow_list_is_on_no_node_and_is_told_where_an_operator_looks(lab: Lab, namespace: str) -> None:
     vm = apply(lab, namespace, with_networks(vm_manifest("sneaky"), default={"bridge": {"name": "kf-mgmt"}}))
-    vm.wait(reasons.NEEDS_ATTENTION, "True", reasons.BRIDGE_NOT_ALLOWED)
-    assert vm.condition(reasons.VOLUMES_READY) == ("False", reasons.BRIDGE_NOT_ALLOWED)
-    assert f"lists {BRIDGE};" in vm.told(reasons.VOLUMES_READY)["message"]
+    vm.wait(reasons.SCHEDULED, "False", reasons.NO_FEASIBLE_NODE)
+    assert f"{reasons.NETWORK_UNAVAILABLE} (worker-1" in vm.told(reasons.SCHEDULED)["message"]
+    assert "no bridge kf-mgmt for VMs" in vm.told(reasons.SCHEDULED)["message"]
     assert not vm.directory("worker-1").exists()
 
 
@@ -96,10 +96,13 @@ def test_a_vm_goes_only_to_a_node_with_the_labels_of_its_own_and_of_its_migratio
     lab.kubectl("label", "node", "worker-2", "test/disk=ssd")
     lab.kubectl("label", "node", "worker-3", "test/disk=ssd", "test/zone=b")
     try:
-        manifest = vm_manifest("choosy")
-        manifest["spec"]["template"]["spec"]["nodeSelector"] = {"test/disk": "ssd"}
+        manifest, selector = vm_manifest("choosy"), {"nodeSelector": {"test/disk": "ssd"}}
+        manifest["spec"]["template"]["spec"] |= selector
         vm = apply(lab, namespace, manifest)
+        vm.wait(reasons.SCHEDULED, "False", reasons.NO_FEASIBLE_NODE)
+        vm.kubectl("patch", "--type=merge", "-p", json.dumps({"spec": {"template": {"spec": {"nodeSelector": None}}}}))
         vm.wait(reasons.READY, "True", reasons.RUNNING)
+        vm.kubectl("patch", "--type=merge", "-p", json.dumps({"spec": {"template": {"spec": selector}}}))
         nowhere = migrate(vm, "nowhere", addedNodeSelector={"test/zone": "c"})
         assert nowhere.end() == ("Failed", "False", reasons.NO_FEASIBLE_NODE)
         assert f"3 {reasons.NODE_SELECTOR_MISMATCH} (" in nowhere.told(reasons.SUCCEEDED)["message"]
