@@ -45,7 +45,7 @@ def test_a_blank_disk_is_made_into_what_the_guest_wants_and_moves_with_it(lab: L
 USER_DATA = """\
 #cloud-config
 bootcmd:
-- echo worker-1 > /marker
+- echo worker-1 > /marker; sync
 - echo >> /boots
 - echo GUEST boot=$(wc -l < /boots) > /dev/ttyS0
 runcmd:
