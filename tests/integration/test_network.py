@@ -65,6 +65,12 @@ def test_a_guest_keeps_its_addresses_over_a_move_and_a_revert_and_goes_only_wher
     assert mac.startswith("02:")
     assert answers(lab, address) == mac
 
+    same = with_networks(vm_manifest("same"), default={"user": {}})
+    same["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"][0]["macAddress"] = mac
+    refused = apply(lab, namespace, same)
+    refused.wait(reasons.SCHEDULED, "False", reasons.MAC_ADDRESS_IN_USE)
+    assert f"which VM {namespace}/plugged has already" in refused.told(reasons.SCHEDULED)["message"]
+
     migration = migrate(vm)
     assert migration.target() == "worker-2"
     rejected = {each["reason"]: each["nodes"] for each in migration.status()["scheduling"]["rejected"]}

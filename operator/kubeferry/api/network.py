@@ -42,7 +42,7 @@ class LibvirtNetwork:
 
 @model
 class UserNetwork:
-    """QEMU's own network: the guest reaches what its node reaches, and nobody reaches the guest."""
+    """QEMU's own network (slirp): the guest reaches what its node reaches, at 10.0.2.2 the node's loopback, too; nobody reaches it."""
 
 
 @model
@@ -51,7 +51,10 @@ class NetworkSource:
 
     bridge: Annotated[BridgeNetwork | None, Field(description="A bridge of the node.")] = None
     libvirt: Annotated[LibvirtNetwork | None, Field(description="A network of the node's libvirt.")] = None
-    user: Annotated[UserNetwork | None, Field(description="QEMU's own network, behind the node's address.")] = None
+    user: Annotated[
+        UserNetwork | None,
+        Field(description="QEMU's own network: the guest reaches what its node reaches, the node's loopback, too; nobody reaches it."),
+    ] = None
 
 
 @model_with(

@@ -362,5 +362,8 @@ def test_who_has_a_mac_address_is_told_but_for_the_vm_that_asks_and_until_its_pl
     store.put(Placement, placement("vm-1", version=2, interfaces=[card | {"mac": "02:00:00:00:00:02"}]))
     assert store.mac_user("02:00:00:00:00:01", "vm-2") is None
     assert store.mac_user("02:00:00:00:00:02", "vm-2") == "shop/web-0"
+    store.put(Placement, placement("vm-9", interfaces=[card | {"mac": "02:00:00:00:00:02"}]))
     store.remove(Placement, placement("vm-1", version=3))
+    assert store.mac_user("02:00:00:00:00:02", "vm-2") == "shop/web-0"
+    store.remove(Placement, placement("vm-9", version=2))
     assert store.mac_user("02:00:00:00:00:02", "vm-2") is None
