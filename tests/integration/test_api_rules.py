@@ -273,7 +273,7 @@ def test_a_vms_networks_are_taken_as_written_and_are_not_changed_and_its_node_se
     assert taken["domain"]["devices"]["interfaces"] == [each | {"model": "virtio"} for each in interfaces]
     other = [networks[0], {"name": "a", "bridge": {"name": "br1"}}, networks[2]]
     assert "networks is immutable" in apply(api, plugged(interfaces, other), room, verb="replace")
-    assert "domain is immutable" in apply(api, plugged([{"name": name} for name in "abc"], networks), room, verb="replace")
+    assert "devices is immutable" in apply(api, plugged([{"name": name} for name in "abc"], networks), room, verb="replace")
     for selector in ({"disk": "ssd", "example.com/zone": ""}, {"disk": "hdd"}, None):
         assert "patched" in patch(api, "fvm", "web-0", room, {"spec": {"template": {"spec": {"nodeSelector": selector}}}})
     wrong = {"spec": {"template": {"spec": {"nodeSelector": {"a b": "c"}}}}}

@@ -97,6 +97,7 @@ def test_the_controller_writes_placements_and_asks_tasks_and_no_agent_does(api: 
     own.may_not(cannot("patch", "placements"), "patch", "placement", name, *merge(running=False))
     own.may_not(cannot("delete", "placements"), "delete", "placement", name)
     controller.may("replace", "-f", "-", body=stored)
+    controller.may("delete", "placement", name)
 
 
 def test_the_controller_neither_decides_nor_fences(api: Lab, room: str, admin: Caller) -> None:

@@ -180,7 +180,7 @@ def test_a_node_that_is_not_there_is_told_by_name(lab: Lab, namespace: str) -> N
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (("spec", "runStrategy"), "Halted", "Unsupported value"),
+        (("spec", "runStrategy"), "Manual", "Unsupported value"),
         (("spec", "template", "spec", "domain", "memory", "guest"), "1.5Gi", "should match"),
         (("spec", "template", "spec", "domain", "memory", "guest"), 0, "greater than or equal to 1"),
         (("spec", "template", "spec", "domain", "firmware", "kernelBoot", "kernelPath"), "vmlinuz", "should match"),
@@ -206,7 +206,7 @@ def test_what_the_api_server_can_refuse_it_refuses_by_name(
     [
         ("controller", "list", "virtualmachines.kubeferry.io", True),
         ("controller", "update", "placements.kubeferry.io", True),
-        ("controller", "delete", "placements.kubeferry.io", False),
+        ("controller", "delete", "placements.kubeferry.io", True),
         ("controller", "patch", "computenodes.kubeferry.io/status", False),
         ("controller", "list", "secrets", False),
         ("worker-1", "get", "placements.kubeferry.io", True),

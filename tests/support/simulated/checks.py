@@ -268,6 +268,8 @@ class Checks(Base):
         running = [sim.name for sim in self.hosts.values() if uid in sim.run]
         if spec.lock is not None:
             return f"it is locked by {spec.lock.name}: {spec.move}, {[(s.seq, s.verb, s.node, s.state, s.error) for s in spec.steps]}"
+        if pending := [(s.seq, s.verb, s.node) for s in spec.steps if s.state == StepState.PENDING]:
+            return f"it waits for {pending}"
         vm = self.api.objects[VirtualMachine].get(uid)
         wanted = [spec.node_name] if vm is None or power.wanted(vm) else []
         if running != wanted:
