@@ -265,11 +265,23 @@ class Checks(Base):
         if placement is None:
             return "it has no Placement"
         spec = placement.spec
-        running = [sim.name for sim in self.hosts.values() if uid in sim.run]
         if spec.lock is not None:
             return f"it is locked by {spec.lock.name}: {spec.move}, {[(s.seq, s.verb, s.node, s.state, s.error) for s in spec.steps]}"
         if pending := [(s.seq, s.verb, s.node) for s in spec.steps if s.state == StepState.PENDING]:
             return f"it waits for {pending}"
+        if (seen := self._runs_otherwise(uid, spec)) is not None:
+            return seen
+        if [copy.node for copy in spec.copies] != [spec.node_name]:
+            return f"copies are on {[(c.node, c.discard) for c in spec.copies]}: {spec.steps}"
+        mine = [m for m in self.api.objects[Migration].values() if m.spec.virtual_machine.name == uid]
+        if spec.settled:
+            return f"it keeps outcomes for ever: {[entry.migration_uid for entry in spec.settled]}"
+        open_ones = [m.metadata.name for m in mine if not finished(m)]
+        return f"{open_ones} have not ended: {[m.status for m in mine]}" if open_ones else None
+
+    def _runs_otherwise(self, uid: str, spec: PlacementSpec) -> str | None:
+        """Where and how it runs, if that is not as its owner wants it and its Placement says."""
+        running = [sim.name for sim in self.hosts.values() if uid in sim.run]
         vm = self.api.objects[VirtualMachine].get(uid)
         wanted = [spec.node_name] if vm is None or power.wanted(vm) else []
         if running != wanted:
@@ -279,13 +291,7 @@ class Checks(Base):
         told = None if vm is None or vm.status is None else condition(vm.status.conditions, reasons.SPEC_IN_SYNC)
         if spec.spec_pending is not None and (told is None or told.status == Status.TRUE):
             return f"a resize was confirmed, which its spec does not tell: {spec.spec_pending}"
-        if [copy.node for copy in spec.copies] != [spec.node_name]:
-            return f"copies are on {[(c.node, c.discard) for c in spec.copies]}: {spec.steps}"
-        mine = [m for m in self.api.objects[Migration].values() if m.spec.virtual_machine.name == uid]
-        if spec.settled:
-            return f"it keeps outcomes for ever: {[entry.migration_uid for entry in spec.settled]}"
-        open_ones = [m.metadata.name for m in mine if not finished(m)]
-        return f"{open_ones} have not ended: {[m.status for m in mine]}" if open_ones else None
+        return None
 
     def at_rest(self) -> bool:
         """Whether nothing more is to come."""
