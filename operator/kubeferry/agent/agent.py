@@ -27,7 +27,7 @@ from kubeferry.agent.sealer import Sealer
 from kubeferry.agent.starter import Starter
 from kubeferry.agent.stopped import StopProof
 from kubeferry.agent.storage.errors import StorageError
-from kubeferry.agent.storage.sweep import sweep
+from kubeferry.agent.storage.sweep import being_given_up, sweep
 from kubeferry.agent.transfer.children import Children
 from kubeferry.agent.transfer.keys import Keys
 from kubeferry.agent.transfer.peers import Outbound, Peers, agent_socket
@@ -91,7 +91,8 @@ class Agent:
         self._metrics = MetricsServer(machine.settings.metrics, registry)
         self._renewals = 0
         path = machine.settings.instances_path
-        self._sweep = Look(f"the trash of {path}", lambda: sweep(path, time.time() - machine.settings.trash_ttl_seconds))
+        ttl = machine.settings.trash_ttl_seconds
+        self._sweep = Look(f"the trash of {path}", lambda: sweep(path, time.time() - ttl, being_given_up(*journals.all())))
 
     def _effects(self, journals: JournalStore, peers: Peers, revivals: Revivals) -> Effects:
         machine, hypervisor = self._machine, self.hypervisor

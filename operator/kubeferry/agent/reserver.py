@@ -1,14 +1,14 @@
 """Reserves what a VM takes of this host: one thread looks for room and journals it, so that none is given twice."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from kubeferry.agent.errors import RefusedError
 from kubeferry.agent.hypervisor import HypervisorCalls
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
-from kubeferry.agent.storage.sweep import make_room
+from kubeferry.agent.storage.sweep import being_given_up, make_room
 from kubeferry.agent.virt.port import HypervisorFacts
 from kubeferry.api import reasons
 from kubeferry.api.computenode import INVENTORY_LENGTH
@@ -84,7 +84,7 @@ class Reserver:
         if len(others) + len(unreadable) >= INVENTORY_LENGTH:
             message = f"this host's journals tell of {INVENTORY_LENGTH} copies, as many as its ComputeNode can list: take another host"
             raise RefusedError(reasons.INVENTORY_FULL, message)
-        self._check_room(domain, facts, disk, others)
+        self._check_room(domain, facts, disk, others, being_given_up(held, unreadable))
         journal = transitions.reserve(journal, disk)
         self._journals.write(journal)
         return journal
@@ -98,11 +98,11 @@ class Reserver:
             message = f"{domain.memory} bytes of memory are asked; of this host's {facts.memory}, VMs hold {memory}"
             raise RefusedError(reasons.INSUFFICIENT_MEMORY, message)
 
-    def _check_room(self, domain: Domain, facts: HypervisorFacts, needed: int, others: list[Journal]) -> None:
+    def _check_room(self, domain: Domain, facts: HypervisorFacts, needed: int, others: list[Journal], busy: Collection[str]) -> None:
         self._check_processors(domain, facts, others)
         # Counted whole, although part of it may be written by now: how much is still to come is not known.
         filling = sum(other.reserved.disk for other in others if other.reserved is not None and other.role == Role.INCOMING)
-        free = make_room(self._machine.settings.instances_path, needed + filling)
+        free = make_room(self._machine.settings.instances_path, needed + filling, busy)
         if needed > free - filling:
             message = (
                 f"{needed} bytes are needed in {self._machine.settings.instances_path}, {free} are free, "

@@ -9,7 +9,7 @@ agent, where the effect is: `transient` (`agent.virt`), `children_die` (`agent.t
 import dataclasses
 from collections.abc import Collection
 
-from kubeferry.api.placement import Copy, Placement, PlacementSpec, Step, StepState
+from kubeferry.api.placement import Copy, Placement, PlacementSpec, StepState
 from kubeferry.api.role import Role
 from kubeferry.api.task import HostTaskSpec, ProofKind, TaskState, Verb
 from kubeferry.core.journal import Journal
@@ -40,6 +40,11 @@ def gate_node(placement: PlacementSpec, node: str, host_id: str) -> bool:
 def gate_on_boot(task: HostTaskSpec | None) -> bool:
     """Every start goes through the start gate: what a task asks for, and what the agent does by itself after a boot (no task)."""
     return True
+
+
+def still_asked(placement: PlacementSpec, task: HostTaskSpec) -> bool:
+    """A Start or Stop is done only while the ledger waits for it: at one epoch a VM is stopped and started many times."""
+    return any((s.seq, s.verb, s.epoch, s.state) == (task.seq, task.verb, task.epoch, StepState.PENDING) for s in placement.steps)
 
 
 def supersede(running: HostTaskSpec, task: HostTaskSpec) -> bool:
@@ -121,15 +126,11 @@ def fence_boot(host: Host) -> bool:
 
 
 def confirm_running(spec: PlacementSpec) -> bool:
-    """Confirm needs RUNNING at this epoch in the ledger; of a VM that is halted, READY."""
-    return any(
-        step.verb == Verb.ACTIVATE and step.epoch == spec.epoch and step.state == StepState.SUCCEEDED and _is_there(step)
-        for step in spec.steps
-    )
-
-
-def _is_there(step: Step) -> bool:
-    return step.result is not None and step.result.state in (TaskState.RUNNING, TaskState.READY)
+    """Confirm needs RUNNING at this epoch in the ledger; READY, of a VM that is halted."""
+    done = (step for step in spec.steps if step.epoch == spec.epoch and step.state == StepState.SUCCEEDED and step.result is not None)
+    told = {(step.verb, step.result.state) for step in done if step.result is not None}
+    started = not spec.running or (Verb.START, TaskState.RUNNING) in told  # after an Activate that found it halted
+    return (Verb.ACTIVATE, TaskState.RUNNING) in told or ((Verb.ACTIVATE, TaskState.READY) in told and started)
 
 
 def confirm_fresh(spec: PlacementSpec, target: Host | None, live: Collection[str]) -> bool:

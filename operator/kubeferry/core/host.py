@@ -161,21 +161,29 @@ def _created_before(task: HostTaskSpec, journal: Journal | None, _: PlacementSpe
     return Acknowledge(TaskState.CREATED)
 
 
-def _start(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+def _start(task: HostTaskSpec, journal: Journal | None, placement: PlacementSpec) -> Answer:
+    if not guards.still_asked(placement, task):
+        return _settled(task)
     return _begin(task, journal, Role.ACTIVE, Effect.START)
+
+
+def _settled(task: HostTaskSpec) -> Refuse:
+    return Refuse(reasons.STALE_TASK, f"{task.verb} number {task.seq} is not waited for any more: the Placement's ledger has gone on")
 
 
 def _activate(task: HostTaskSpec, journal: Journal | None, placement: PlacementSpec) -> Answer:
     """The copy is the VM from here on; one that is halted is not started."""
-    begun = _start(task, journal, placement)
+    begun = _begin(task, journal, Role.ACTIVE, Effect.START)
     if placement.running or not isinstance(begun, Act):
         return begun
     return Acknowledge(TaskState.READY, note=begun.journal)
 
 
-def _stop(task: HostTaskSpec, journal: Journal | None, _: PlacementSpec) -> Answer:
+def _stop(task: HostTaskSpec, journal: Journal | None, placement: PlacementSpec) -> Answer:
     if journal is None or task.stop is None:
         return _lacks(task)
+    if not guards.still_asked(placement, task):
+        return _settled(task)
     step = JournalStep(seq=task.seq, verb=task.verb, grace_seconds=task.stop.shutdown_timeout_seconds)
     return Act(dataclasses.replace(_at(task, journal, Role.ACTIVE), step=step), Effect.POWER_OFF)
 

@@ -164,16 +164,22 @@ def _seen(spec: PlacementSpec, copy: InventoryItem | None) -> Told:
     if copy is not None and copy.state == RunState.UNKNOWN:
         return Told(Status.UNKNOWN, reasons.HYPERVISOR_UNREACHABLE, f"the hypervisor of {spec.node_name} does not answer")
     if not spec.running and ledger.created(spec):
+        if copy is None:
+            return _untold(spec)
         return Told(Status.FALSE, reasons.HALTED, f"stopped on {spec.node_name}, as its run strategy wants")
     if spec.move is not None:
         return Told(Status.FALSE, reasons.MIGRATING, f"off for its move from {spec.move.source} to {spec.move.target}")
     start = ledger.last(spec, Verb.START)
     if spec.epoch > 1 or (start is not None and start.state == StepState.SUCCEEDED):
         if copy is None:
-            message = f"{spec.node_name} does not tell of its copy: see `kubectl get computenode {spec.node_name} -o yaml`"
-            return Told(Status.UNKNOWN, reasons.COPY_UNTOLD, message)
+            return _untold(spec)
         return Told(Status.FALSE, reasons.STOPPED, f"not running on {spec.node_name}; its agent starts it through the start gate")
     return _progress(spec, Verb.START, reasons.STARTING if start is not None else reasons.CREATING)
+
+
+def _untold(spec: PlacementSpec) -> Told:
+    message = f"{spec.node_name} does not tell of its copy: see `kubectl get computenode {spec.node_name} -o yaml`"
+    return Told(Status.UNKNOWN, reasons.COPY_UNTOLD, message)
 
 
 def _attention(vm: VirtualMachine, spec: PlacementSpec, trouble: Trouble | None) -> Told:

@@ -56,7 +56,7 @@ async def test_what_is_reserved_stands_in_the_journal_that_was_to_be_written(rig
 
 async def test_what_lies_in_the_trash_gives_way_to_a_vm_that_comes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(reserver_module, "make_room", lambda _, needed: asked.append(needed) or 5 * GIB)
+    monkeypatch.setattr(reserver_module, "make_room", lambda _, needed, __: asked.append(needed) or 5 * GIB)
     await reserver(rig).reserve(wanted(rig, "first"), lambda *_: 3 * GIB)
     assert await refusal(rig, wanted(rig), 3 * GIB) == reasons.INSUFFICIENT_DISK
     await reserver(rig).reserve(wanted(rig), lambda *_: 2 * GIB)

@@ -1,12 +1,13 @@
 """The role table: which task makes what of a copy."""
 
 import dataclasses
+from typing import Any
 
 import pytest
-from builders import UID, domain, placement
+from builders import NOON, UID, domain, placement
 
 from kubeferry.api import reasons
-from kubeferry.api.placement import Copy, PlacementSpec
+from kubeferry.api.placement import Copy, PlacementSpec, Step, StepState
 from kubeferry.api.role import Role
 from kubeferry.api.task import (
     ActivateParameters,
@@ -31,11 +32,19 @@ from kubeferry.core.host import Acknowledge, Act, Effect, Refuse
 from kubeferry.core.journal import Journal, JournalDisk, JournalStep
 
 HERE = "host-a"
+POWER = (Verb.START, Verb.STOP)
+STEPS = tuple(
+    Step(seq=5, verb=verb, node="a", host_id=HERE, epoch=epoch, state=StepState.PENDING, started_at=NOON)
+    for verb in POWER
+    for epoch in (1, 2, 3)
+)
+"""What the ledger waits for."""
 
 
 def lineage(*ids: str) -> PlacementSpec:
     """A Placement on this host whose epochs have these ids, newest first; it names a copy here, which was made in the first of them."""
-    return dataclasses.replace(placement().spec, epoch=len(ids), lineage=ids, copies=(Copy(node="a", host_id=HERE, epoch_id=ids[-1]),))
+    copies = (Copy(node="a", host_id=HERE, epoch_id=ids[-1]),)
+    return dataclasses.replace(placement().spec, epoch=len(ids), lineage=ids, copies=copies, steps=STEPS)
 
 
 def task(verb: Verb, epoch: int = 2, epoch_id: str = "e2", host_id: str = HERE, proof: ProofKind | None = None) -> HostTaskSpec:
@@ -370,6 +379,18 @@ def test_a_halted_vm_without_the_proof_is_not_there(role: Role, epoch: int) -> N
         task(Verb.ACTIVATE, epoch, f"e{epoch}"), journal(role), dataclasses.replace(lineage("e3", "e2"), running=False), HERE
     )
     assert not isinstance(answer, Acknowledge) or answer.state != TaskState.READY
+
+
+@pytest.mark.parametrize("verb", POWER)
+@pytest.mark.parametrize("change", [{"state": StepState.SUCCEEDED}, {"seq": 6}, {"epoch": 1}], ids=["settled", "another", "older"])
+def test_a_start_or_stop_that_the_ledger_does_not_wait_for_changes_nothing(verb: Verb, change: dict[str, Any]) -> None:
+    spec = lineage("e2", "e1")
+    (step,) = (s for s in spec.steps if (s.verb, s.epoch) == (verb, 2))
+    late = dataclasses.replace(spec, steps=(dataclasses.replace(step, **change),))
+    assert isinstance(host.answer(task(verb), journal(Role.ACTIVE), spec, HERE), Act)
+    refused = host.answer(task(verb), journal(Role.ACTIVE), late, HERE)
+    assert isinstance(refused, Refuse)
+    assert refused.reason == reasons.STALE_TASK
 
 
 GATE = [

@@ -146,6 +146,24 @@ def test_a_halted_vm_moves_and_stays_halted() -> None:
     assert life.of_vm(reasons.READY) == ("False", reasons.HALTED)
 
 
+def test_a_confirm_waits_until_a_vm_that_is_to_run_by_now_was_seen_running() -> None:
+    life = halted().go_on_to()
+    life.want(ALWAYS)
+    life.wish("Confirm")
+    assert life.told(reasons.CONFIRM_BLOCKED) == ("True", reasons.TARGET_NOT_ACTIVE)
+    assert life.spec.lock is not None
+    life.answer(Verb.START)
+    assert (life.spec.lock, life.open()) == (None, [(Verb.DISCARD, "a")])
+
+
+def test_of_a_halted_vm_that_its_host_does_not_tell_of_nothing_is_known() -> None:
+    life = halted()
+    life.migrations.clear()
+    life.hosts["a"] = host("a")
+    life.step()
+    assert life.of_vm(reasons.READY) == ("Unknown", reasons.COPY_UNTOLD)
+
+
 def test_a_halted_vm_goes_back_and_stays_halted() -> None:
     life = halted().go_on_to()
     life.wish("Revert")

@@ -16,7 +16,7 @@ from kubeferry.agent.storage.instance import Instance, check_files, open_instanc
 from kubeferry.agent.storage.layout import BOOT_LIMIT, MANIFEST, PART, boot_files, disk_file
 from kubeferry.agent.storage.qcow2 import virtual_size
 from kubeferry.agent.storage.space import allocated_bytes
-from kubeferry.agent.storage.sweep import make_room
+from kubeferry.agent.storage.sweep import being_given_up, make_room
 from kubeferry.agent.transfer.digest import combined
 from kubeferry.agent.transfer.errors import TransferError
 from kubeferry.agent.transfer.wire import FileHeader, Request, broken
@@ -207,7 +207,7 @@ class Landing:
         needed = sum(
             max(0, header.allocated - (allocated_bytes(left[header.name]) if header.name in left else 0)) for header in self._files
         )
-        free = make_room(path, needed)
+        free = make_room(path, needed, being_given_up(*self._journals.all()))
         if needed > free:
             message = f"the files occupy {needed} bytes more than what is here, {free} are free in {path}; make room on its file system"
             raise StorageError(reasons.INSUFFICIENT_DISK, message)
