@@ -108,26 +108,16 @@ def mute_agents(lab: Lab) -> Iterator[None]:
         lab.kubectl("patch", "clusterrole", ROLE, "--type=merge", "-p", json.dumps({"rules": whole["rules"]}))
 
 
-def start_task(lab: Lab, vm: Vm) -> None:
-    """What a controller would ask, to have the agent try at once."""
-    placement = json.loads(lab.kubectl("get", "placement", vm.uid, "-o", "json").stdout)
-    spec = placement["spec"]
-    task = {
-        "apiVersion": "kubeferry.io/v1alpha1",
-        "kind": "HostTask",
-        "metadata": {"name": f"{vm.name}-start"},
-        "spec": {
-            "node": spec["nodeName"],
-            "hostId": spec["hostId"],
-            "verb": "Start",
-            "epoch": spec["epoch"],
-            "epochId": spec["lineage"][0],
-            "seq": 99,
-            "placement": {"name": vm.uid, "uid": placement["metadata"]["uid"]},
-            "start": {"domain": spec["domain"]},
-        },
-    }
-    lab.kubectl("create", "-f", "-", stdin=json.dumps(task))
+def ask_for_a_start(vm: Vm) -> None:
+    """Have the agent try at once: its VM is halted, and started again, while the agent is away."""
+    for strategy, running in (("Halted", False), ("Always", True)):
+        vm.want(strategy)
+
+        def written(wanted: bool = running) -> None:
+            if vm.placement()["running"] != wanted:
+                raise NotYet("it is not written down yet")
+
+        wait_until(f"{vm.name} to be {strategy}", written, seconds=30, log=vm.lab.log("controller"))
 
 
 def test_a_host_that_can_not_tell_of_its_boot_starts_nothing(lab: Lab, namespace: str) -> None:
@@ -136,10 +126,10 @@ def test_a_host_that_can_not_tell_of_its_boot_starts_nothing(lab: Lab, namespace
     host, log = lab.hosts["worker-1"], lab.log("agent-worker-1")
     host.power_cut()
     host.boot()
+    ask_for_a_start(vm)
     with mute_agents(lab):
         seen = len(log.read_text())
         lab.start_agent("worker-1")
-        start_task(lab, vm)
 
         def refused() -> None:
             tried = [line for line in log.read_text()[seen:].splitlines() if f'"key": "{vm.uid}"' in line]
@@ -150,4 +140,3 @@ def test_a_host_that_can_not_tell_of_its_boot_starts_nothing(lab: Lab, namespace
         wait_until("the agent to be refused a start", refused, seconds=60, log=log)
         assert vm.processes() == {}
     vm.wait_console("worker-1", "GUEST boot=2 ")
-    lab.kubectl("delete", "hosttask", f"{vm.name}-start", "--ignore-not-found")
