@@ -108,6 +108,7 @@ class Rig:
             journals=self.journals,
             hypervisor=self.calls,
             creator=Creator(machine, self.journals, reserver),
+            reserver=reserver,
             preparer=Preparer(machine, reserver),
             sealer=Sealer(self.journals, self.calls, proof),
             discarder=Discarder(machine, self.journals, proof),

@@ -1,6 +1,7 @@
 """Values for tests of the scheduling pass: a node that every filter takes, and what is asked."""
 
 from kubeferry.api.domain import Architecture
+from kubeferry.core.observed import Place
 from kubeferry.scheduling.snapshot import Candidate, Request, Supply
 
 CANDIDATE = Candidate(
@@ -36,3 +37,20 @@ REQUEST = Request(
     memory=10,
     bytes=10,
 )
+PLACE = Place(
+    migration_uid="move-1",
+    vm_uid="vm-1",
+    source="a",
+    target=None,
+    attempted=frozenset(),
+    holders=frozenset(),
+    labels=frozenset(),
+    architecture=Architecture.AMD64,
+    machine_type="pc-q35-7.2",
+    bridges=frozenset(),
+    networks=frozenset(),
+    memory=1 << 30,
+    cpus=1,
+    bytes=1 << 30,
+)
+"""What core asks of it."""

@@ -103,6 +103,7 @@ class Agent:
             journals=journals,
             hypervisor=hypervisor,
             creator=Creator(machine, journals, reserver),
+            reserver=reserver,
             preparer=Preparer(machine, reserver),
             sealer=Sealer(journals, hypervisor, proof),
             discarder=Discarder(machine, journals, proof),

@@ -12,6 +12,7 @@ from kubeferry.agent.interruption import Interruption
 from kubeferry.agent.journal import JournalStore
 from kubeferry.agent.machine import Machine
 from kubeferry.agent.preparer import Preparer
+from kubeferry.agent.reserver import Reserver
 from kubeferry.agent.revivals import Revivals
 from kubeferry.agent.sealer import Sealer
 from kubeferry.agent.starter import Starter
@@ -39,6 +40,7 @@ class Effects:
         journals: JournalStore,
         hypervisor: HypervisorCalls,
         creator: Creator,
+        reserver: Reserver,
         preparer: Preparer,
         sealer: Sealer,
         discarder: Discarder,
@@ -52,6 +54,7 @@ class Effects:
         self._journals = journals
         self._hypervisor = hypervisor
         self._creator = creator
+        self._reserver = reserver
         self._preparer = preparer
         self._sealer = sealer
         self._discarder = discarder
@@ -108,10 +111,13 @@ class Effects:
 
     async def _start(self, task: HostTaskSpec, journal: Journal) -> TaskResult:
         runs = (await self._hypervisor.domains()).get(journal.uid)
-        if runs or _holds_what_it_needs(journal):
+        if _holds_what_it_needs(journal):
             await asyncio.to_thread(self._journals.write, journal)
+        elif runs:
+            message = "the VM runs, and was expected to be stopped: it is to be started with other CPUs or memory; see why its Stop failed"
+            raise RefusedError(reasons.NOT_STOPPED, message, retryable=True)
         else:
-            await self._preparer.hold(journal)
+            await self._reserver.hold_again(journal)
         if not runs:
             await self.start_and_note(journal.uid, task)
         return await self.result(journal.uid, TaskState.RUNNING)

@@ -45,16 +45,6 @@ class Preparer:
         held = await self._reserver.reserve(journal, needed)
         log.info("prepared for a VM", source=held.source, disk_bytes=disk_bytes)
 
-    async def hold(self, journal: Journal) -> Journal:
-        """Reserve what a VM of this host is to be started with, if that is not what it had; the journal as it is written then.
-
-        Raises:
-            RefusedError: there is no room. Nothing was journaled.
-            StorageError: the journals can't be looked at, or not be written.
-            HypervisorError: the hypervisor does not answer.
-        """
-        return await self._reserver.hold_again(journal)
-
 
 def _check_kind(domain: Domain, facts: HypervisorFacts) -> None:
     if domain.architecture.value != facts.architecture.value:

@@ -21,7 +21,7 @@ from kubeferry.api import reasons
 from kubeferry.api.domain import Domain
 from kubeferry.api.placement import Placement
 from kubeferry.api.task import HostTaskSpec
-from kubeferry.core import host
+from kubeferry.core import gate
 from kubeferry.kube.client import Cluster
 from kubeferry.kube.errors import NotFound
 from kubeferry.kube.leases import boottime
@@ -103,7 +103,7 @@ class Starter:
         except NotFound as error:
             raise RefusedError(reasons.PLACEMENT_LOST, f"the VM has no Placement: nothing is started ({error})") from error
         bind_names(placement.spec)
-        refused = host.gate(placement.spec, journal, self._machine.node, self._machine.host_id, task)
+        refused = gate.start(placement.spec, journal, self._machine.node, self._machine.host_id, task)
         if refused is not None:
             raise RefusedError.of(refused)
         xml = render(journal.domain, str(self._machine.instance(uid)), self._machine.settings.virtualization_type)

@@ -127,7 +127,7 @@ def fence_boot(host: Host) -> bool:
 
 def confirm_running(spec: PlacementSpec) -> bool:
     """Confirm needs RUNNING at this epoch in the ledger; READY, of a VM that is halted."""
-    done = (step for step in spec.steps if step.epoch == spec.epoch and step.state == StepState.SUCCEEDED and step.result is not None)
+    done = (step for step in spec.steps if step.epoch == spec.epoch and step.state == StepState.SUCCEEDED)
     told = {(step.verb, step.result.state) for step in done if step.result is not None}
     started = not spec.running or (Verb.START, TaskState.RUNNING) in told  # after an Activate that found it halted
     return (Verb.ACTIVATE, TaskState.RUNNING) in told or ((Verb.ACTIVATE, TaskState.READY) in told and started)

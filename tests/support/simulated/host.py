@@ -10,7 +10,7 @@ from kubeferry.api.domain import Domain
 from kubeferry.api.placement import Placement
 from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, HostTaskSpec, HostTaskStatus, TaskError, TaskPhase, TaskProgress, TaskResult, TaskState
-from kubeferry.core import guards, host, transitions
+from kubeferry.core import gate, guards, host, transitions
 from kubeferry.core.host import Acknowledge, Effect, Refuse
 from kubeferry.core.journal import Journal, JournalDisk
 from simulated.api import Api, Node, View
@@ -288,7 +288,7 @@ class SimHost(Teller):
             asked, placement, journal = self.world.now, self.api.get(Placement, uid), self.journals[uid]
             if placement is None:
                 raise FailedError(reasons.PLACEMENT_LOST)
-            refused = host.gate(placement.spec, journal, self.name, self.host_id, task)
+            refused = gate.start(placement.spec, journal, self.name, self.host_id, task)
             if refused is not None:
                 raise FailedError(refused.reason, refused.message, retryable=refused.retryable)
             yield
@@ -367,7 +367,7 @@ class SimHost(Teller):
 
     def _may_fill(self, target: "SimHost", spec: HostTaskSpec) -> None:
         uid = spec.placement.name
-        refuse = host.receive(target.journals.get(uid), uid, spec.epoch, spec.epoch_id, self.name)
+        refuse = gate.receive(target.journals.get(uid), uid, spec.epoch, spec.epoch_id, self.name)
         if refuse is not None:
             raise FailedError(refuse.reason, refuse.message, retryable=refuse.retryable)
 
@@ -383,7 +383,7 @@ class SimHost(Teller):
         spec, source = self.strays[0]
         uid = spec.placement.name
         journal = self.journals.get(uid)
-        refused = host.receive(journal, uid, spec.epoch, spec.epoch_id, source)
+        refused = gate.receive(journal, uid, spec.epoch, spec.epoch_id, source)
         filling = journal is not None and (journal.role == Role.INCOMING or "receiver_checks" in self.world.without)
         if refused is None and filling and uid in self.disks:
             self.write_chunk(uid)

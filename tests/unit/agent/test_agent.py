@@ -18,8 +18,10 @@ from kubeferry import __version__
 from kubeferry.agent.agent import AUTHORIZE, AUTHORIZED_EVERY, SWEEP, SWEPT_EVERY, Agent
 from kubeferry.agent.transfer.peers import Outbound, Peers
 from kubeferry.api.model import dump
+from kubeferry.api.role import Role
 from kubeferry.api.task import HostTask, Verb
 from kubeferry.core import ledger
+from kubeferry.core.journal import Journal, JournalStep
 from kubeferry.kube.client import endpoint
 from kubeferry.kube.errors import Unavailable
 from kubeferry.kube.server import Ref
@@ -122,13 +124,15 @@ async def test_who_may_call_is_looked_at_again_each_minute(rig: Rig, monkeypatch
 
 async def test_what_has_been_in_the_trash_for_its_time_is_swept_when_the_agent_starts_and_then_again(rig: Rig) -> None:
     trash = rig.settings.instances_path / ".trash"
-    ages = {"old-1": rig.settings.trash_ttl_seconds + 60, "new-1": rig.settings.trash_ttl_seconds - 60}
+    rig.journals.write(Journal(uid="goes", epoch=1, epoch_id="e1", role=Role.DELETING, step=JournalStep(seq=1, verb=Verb.DISCARD)))
+    ages = {"goes-1": 1e6, "old-1": rig.settings.trash_ttl_seconds + 60, "new-1": rig.settings.trash_ttl_seconds - 60}
     for name, age in ages.items():
         (trash / name).mkdir(parents=True)
         os.utime(trash / name, (time.time() - age,) * 2)
     agent = Agent(rig.machine, rig.keys, rig.server, FakeHypervisor(), ManualClock(), CHILDREN)
     assert await agent._do_chore(SWEEP) == SWEPT_EVERY
-    assert os.listdir(trash) == ["new-1"]
+    assert sorted(os.listdir(trash)) == ["goes-1", "new-1"], "a discard that was interrupted looks for its files there"
+    (trash / "goes-1").rmdir()
     (trash / "new-1").rmdir()
     trash.rmdir()
     trash.symlink_to("elsewhere")

@@ -224,6 +224,14 @@ async def test_a_vm_is_started_with_other_resources_once_they_are_reserved(rig: 
     assert "<vcpu>1</vcpu>" in rig.hypervisor.xml(UID)
 
 
+async def test_a_vm_that_could_not_be_stopped_is_not_said_to_run_with_what_it_has_not(rig: Rig) -> None:
+    await running(rig)
+    before, spec = rig.journal(), (await rig.placement()).spec
+    await rig.change(domain=dataclasses.replace(spec.domain, cpu_cores=1))
+    assert ended(await rig.ask(Verb.START)) == reasons.NOT_STOPPED
+    assert (rig.journal(), rig.runs()) == (before, True)
+
+
 async def test_a_vm_that_the_host_has_no_room_for_is_not_started_and_keeps_what_it_had(rig: Rig) -> None:
     await resized(rig, memory=1 << 50)
     before = rig.journal()

@@ -56,11 +56,15 @@ async def test_what_is_reserved_stands_in_the_journal_that_was_to_be_written(rig
 
 async def test_what_lies_in_the_trash_gives_way_to_a_vm_that_comes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(reserver_module, "make_room", lambda _, needed, __: asked.append(needed) or 5 * GIB)
+    stays: list[object] = []
+    monkeypatch.setattr(reserver_module, "make_room", lambda _, needed, busy: stays.append(busy) or asked.append(needed) or 5 * GIB)
     await reserver(rig).reserve(wanted(rig, "first"), lambda *_: 3 * GIB)
     assert await refusal(rig, wanted(rig), 3 * GIB) == reasons.INSUFFICIENT_DISK
     await reserver(rig).reserve(wanted(rig), lambda *_: 2 * GIB)
     assert asked == [3 * GIB, 6 * GIB, 5 * GIB], "what copies that are being filled will take is made room for, too"
+    rig.journals.write(dataclasses.replace(wanted(rig, "goes"), role=Role.DELETING))
+    await reserver(rig).reserve(wanted(rig, "third"), lambda *_: 0)
+    assert (stays[0], stays[-1]) == (frozenset(), {"goes"}), "what an interrupted discard will look for is left in the trash"
 
 
 async def test_what_is_needed_is_told_of_the_domain_on_the_hypervisor_that_is_here(rig: Rig) -> None:
@@ -166,3 +170,13 @@ async def test_what_the_host_lacks_is_not_given_to_a_vm_of_its_own(change: dict[
     with pytest.raises(RefusedError) as refused:
         await reserver(rig).hold_again(journal)
     assert (refused.value.reason, rig.journal()) == (reason, before)
+
+
+async def test_of_a_copy_that_is_gone_nothing_is_held(rig: Rig) -> None:
+    journal = await resized(rig, memory=FACTS.memory)
+    gone = dataclasses.replace(wanted(rig, "gone"), role=Role.GONE, reserved=Reserved(cpu=1, memory=GIB, disk=0))
+    rig.journals.write(gone)
+    await reserver(rig).hold_again(journal)
+    rig.journals.write(dataclasses.replace(gone, uid="here", role=Role.ACTIVE))
+    with pytest.raises(RefusedError):
+        await reserver(rig).hold_again(journal)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pass_values import PLACE
 from prometheus_client import CollectorRegistry
 from samples import node_body, node_status
 from structlog.typing import EventDict
 
 from kubeferry.api.computenode import ComputeNode
-from kubeferry.api.domain import Architecture
 from kubeferry.api.model import load
 from kubeferry.api.node import Node
 from kubeferry.api.placement import Placement
@@ -19,29 +19,13 @@ from kubeferry.controller.metrics import Metrics
 from kubeferry.controller.placer import Placer
 from kubeferry.controller.scheduler_settings import SchedulerSettings
 from kubeferry.controller.store import Store
-from kubeferry.core.observed import Choice, Place
+from kubeferry.core.observed import Choice
 from kubeferry.kube.leases import LeaseWatch
 from kubeferry.scheduling.filters import Reject
 from kubeferry.scheduling.registry import FILTER_NAMES
 from kubeferry.scheduling.snapshot import Candidate, Request
 
 GIB = 1 << 30
-PLACE = Place(
-    migration_uid="move-1",
-    vm_uid="vm-1",
-    source="a",
-    target=None,
-    attempted=frozenset(),
-    holders=frozenset(),
-    labels=frozenset(),
-    architecture=Architecture.AMD64,
-    machine_type="pc-q35-7.2",
-    bridges=frozenset(),
-    networks=frozenset(),
-    memory=GIB,
-    cpus=1,
-    bytes=GIB,
-)
 
 
 def disk(free: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from fake_cluster import FakeServer
+from pass_values import PLACE
 from prometheus_client import CollectorRegistry
 from samples import first_spec, node_status, vm_body
 from structlog.contextvars import get_contextvars, merge_contextvars
@@ -13,7 +14,6 @@ from structlog.testing import capture_logs
 
 from kubeferry.api import reasons
 from kubeferry.api.computenode import ComputeNode
-from kubeferry.api.domain import Architecture
 from kubeferry.api.meta import Condition, Meta, condition
 from kubeferry.api.migration import Migration
 from kubeferry.api.model import load
@@ -136,24 +136,6 @@ async def test_a_stranger_that_bears_a_tasks_name_is_told_until_it_is_gone(
     assert (attention(server).status, attention(server).reason) == ("False", reasons.AS_EXPECTED)
 
 
-PLACE = Place(
-    migration_uid="m-1",
-    vm_uid="vm-1",
-    source="n1",
-    target=None,
-    attempted=frozenset(),
-    holders=frozenset(),
-    labels=frozenset(),
-    architecture=Architecture.AMD64,
-    machine_type="pc-q35-7.2",
-    bridges=frozenset(),
-    networks=frozenset(),
-    memory=1,
-    cpus=1,
-    bytes=1,
-)
-
-
 async def test_a_node_that_is_asked_for_is_chosen_by_the_pass_and_decided_with(server: FakeServer, cluster: Cluster, store: Store) -> None:
     vm = load(VirtualMachine, await server.create(Ref(endpoint(VirtualMachine), "web-0", "shop"), vm_body()))
     store.remember(vm)
@@ -165,7 +147,7 @@ async def test_a_node_that_is_asked_for_is_chosen_by_the_pass_and_decided_with(s
 
     chooser = Chooser("n2")
     assert await made_of(cluster, store, LeaseWatch(), step, chooser).reconcile(vm.metadata.uid) == SOON
-    assert chosen == [None, Choice("m-1", "n2", "why", REPORT)]
+    assert chosen == [None, Choice(PLACE.migration_uid, "n2", "why", REPORT)]
     assert chooser.asked == [PLACE]
 
 

@@ -156,6 +156,21 @@ def test_a_vm_has_started_when_it_was_known_not_to_run(before: Status, now: Stat
     assert [e.reason for e in events.of_vm(vm(before), vm(now))] == said
 
 
+@pytest.mark.parametrize(
+    ("status", "reason", "said"),
+    [
+        (Status.FALSE, reasons.HALTED, ["Stopped"]),
+        (Status.FALSE, reasons.STOPPED, ["Stopped"]),
+        (Status.FALSE, reasons.MIGRATING, []),
+        (Status.UNKNOWN, reasons.NODE_SILENT, []),
+    ],
+)
+def test_a_vm_has_stopped_when_that_is_known_and_it_is_not_off_for_a_move(status: Status, reason: str, said: list[str]) -> None:
+    before = vm(Status.TRUE)
+    now = dataclasses.replace(before, conditions=with_condition(before.conditions, reasons.READY, status, reason, "", 1, NOON))
+    assert [e.reason for e in events.of_vm(before, now)] == said
+
+
 def test_a_vm_that_is_made_tells_its_node_its_disks_and_its_start() -> None:
     before = vm(Status.FALSE, node="")
     conditions = with_condition(vm(Status.TRUE).conditions, reasons.SCHEDULED, Status.TRUE, reasons.PLACED, "on a", 1, NOON)

@@ -27,7 +27,7 @@ from kubeferry.api.task import (
     TaskState,
     Verb,
 )
-from kubeferry.core import guards, host, transitions
+from kubeferry.core import gate, guards, host, transitions
 from kubeferry.core.host import Acknowledge, Act, Effect, Refuse
 from kubeferry.core.journal import Journal, JournalDisk, JournalStep
 
@@ -175,9 +175,9 @@ def test_without_its_guard_a_copy_that_is_not_whole_would_be_started(monkeypatch
 
 def test_the_gate_is_asked_for_a_start_without_a_task_too(monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = dataclasses.replace(placement().spec, node_name="b")
-    assert host.gate(elsewhere, journal(Role.ACTIVE, 1, "e1"), "a", HERE, None) is not None
+    assert gate.start(elsewhere, journal(Role.ACTIVE, 1, "e1"), "a", HERE, None) is not None
     monkeypatch.setattr(guards, "gate_on_boot", lambda task: task is not None)
-    assert host.gate(elsewhere, journal(Role.ACTIVE, 1, "e1"), "a", HERE, None) is None
+    assert gate.start(elsewhere, journal(Role.ACTIVE, 1, "e1"), "a", HERE, None) is None
 
 
 def test_a_seal_journals_how_long_the_guest_gets() -> None:
@@ -222,13 +222,13 @@ RECEIVED = [
 @pytest.mark.parametrize(("kept", "sender", "expected"), RECEIVED)
 def test_a_copy_is_filled_only_by_its_source_at_its_epoch(kept: dict[str, object], sender: tuple[int, str, str], expected: bool) -> None:
     mine = dataclasses.replace(journal(Role.INCOMING), **({"source": "b"} | kept))
-    refused = host.receive(mine, UID, *sender)
+    refused = gate.receive(mine, UID, *sender)
     assert (refused is None) == expected
     assert refused is None or refused.reason == reasons.NOT_INCOMING
 
 
 def test_where_nothing_was_prepared_nothing_is_received() -> None:
-    refused = host.receive(None, UID, 2, "e2", "b")
+    refused = gate.receive(None, UID, 2, "e2", "b")
     assert refused is not None
     assert "holds none" in refused.message
 
@@ -415,14 +415,14 @@ def test_the_gate_opens_only_for_the_host_that_the_placement_names(
 ) -> None:
     spec = dataclasses.replace(placement().spec, **placed)
     mine = dataclasses.replace(journal(Role.ACTIVE, 1, "e1"), **kept)
-    refused = host.gate(spec, mine, "a", HERE, None if epoch is None else task(Verb.START, epoch, "e1"))
+    refused = gate.start(spec, mine, "a", HERE, None if epoch is None else task(Verb.START, epoch, "e1"))
     assert (TaskState.RUNNING if refused is None else refused.reason) == expected
 
 
 def test_without_the_node_guard_the_gate_would_open_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "gate_node", lambda placement, node, host_id: True)
     spec = dataclasses.replace(placement().spec, node_name="b")
-    assert host.gate(spec, journal(Role.ACTIVE, 1, "e1"), "a", HERE, None) is None
+    assert gate.start(spec, journal(Role.ACTIVE, 1, "e1"), "a", HERE, None) is None
 
 
 @pytest.mark.parametrize("role", [Role.INCOMING, Role.VERIFIED, Role.SEALING, Role.SEALED, Role.RELEASED])

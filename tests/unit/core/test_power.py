@@ -116,7 +116,7 @@ def test_a_start_that_came_too_late_is_no_matter_for_a_human() -> None:
     for strategy in (HALTED, ALWAYS, HALTED):
         cluster.want(strategy)
         cluster.step()
-    refusal = dataclasses.replace(failed(reasons.HALTED))
+    refusal = failed(reasons.HALTED)
     start = next(t for t in cluster.tasks.values() if t.spec.verb == Verb.START)
     error = dataclasses.replace(refusal.error, retryable=True) if refusal.error else None
     cluster.tasks[start.metadata.name] = dataclasses.replace(start, status=dataclasses.replace(refusal, error=error))

@@ -23,7 +23,7 @@ from kubeferry.agent.transfer.wire import FileHeader, Request, broken
 from kubeferry.api import reasons
 from kubeferry.api.domain import DiskFormat, Domain
 from kubeferry.api.role import Role
-from kubeferry.core import guards, host, transitions
+from kubeferry.core import gate, guards, transitions
 from kubeferry.core.journal import Journal, JournalDisk
 
 
@@ -44,7 +44,7 @@ class Claim:
         """
         asked = self.request
         journal = journals.read(asked.uid)
-        refuse = host.receive(journal, asked.uid, asked.epoch, asked.epoch_id, self.peer)
+        refuse = gate.receive(journal, asked.uid, asked.epoch, asked.epoch_id, self.peer)
         if refuse is not None:
             raise RefusedError.of(refuse)
         if journal is None:

@@ -254,6 +254,14 @@ def test_a_part_that_can_not_be_filled_further_makes_room_first(target: Target, 
     assert seen == [parts(["root.raw"])]
 
 
+def test_room_is_made_by_no_copy_that_is_on_its_way_to_the_trash(target: Target, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.journals.write(dataclasses.replace(target.expect(), uid="goes", role=Role.DELETING))
+    seen: list[object] = []
+    monkeypatch.setattr(landing, "make_room", lambda _, __, busy: seen.append(busy) or 1 << 40)
+    begun(target, source).close()
+    assert seen == [{"goes"}]
+
+
 QCOW2 = "root.qcow2"
 
 
